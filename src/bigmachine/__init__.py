@@ -1,0 +1,1 @@
+"""bigmachine: a Python program that brings its own cluster."""
