@@ -1,0 +1,304 @@
+"""What a system is: something that provides hosts, and the guide to writing one.
+
+A *system* launches hosts (this computer, one reached by SSH, a rented instance) with bigmachine's
+supervisor running on each, and ends them. It knows nothing of clusters, machines or services: the
+driver speaks to the supervisors itself, over a socket that each host hands out. So a system is
+small::
+
+    class Rack(System):
+        name = "rack"
+
+        def __init__(self, *, hosts: list[str], user: str = "root") -> None:
+            self._hosts = hosts
+            self._user = user
+
+        async def launch(self, request: HostRequest) -> AsyncIterator[Host]:
+            for address in self._hosts[: request.machines]:
+                yield await RackHost.boot(address, self._user, request.boot)
+
+with a ``RackHost(Host)`` that has ``connect``, ``stop`` and ``kill``. Name the class in an entry
+point of your package, and every program can be run on it unchanged, with
+``bigmachine run --system rack``, ``BIGMACHINE_SYSTEM=rack`` or a profile in ``bigmachine.toml``::
+
+    [project.entry-points."bigmachine.systems"]
+    rack = "rack_system:Rack"
+
+The keyword parameters of ``__init__`` are the system's options: their annotations say how a text
+(``BIGMACHINE_RACK_USER=ops``) becomes a value, their defaults what holds otherwise.
+
+What always holds: the driver calls the coroutines on its own event loop, never from two tasks for
+the same host at once; ``kill`` alone is called from any thread. A host that is never connected to
+has to end by itself, since the driver may be gone at any moment: the supervisor sees to that from
+its first second on, so hand it ``request.boot`` and leave the rest to it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Mapping
+
+__all__ = ["MISSING", "Host", "HostRequest", "Keepalive", "Option", "System"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keepalive:
+    """How often the driver shows a host that it lives, and when either gives the other up.
+
+    Attributes:
+        period: Between two keepalives, in seconds.
+        timeout: Without an answer for this long the host is lost, in seconds. The supervisor's
+            lease is as long: without a keepalive for this long it ends its machines and itself.
+        rpc_timeout: How long one keepalive waits for its answer, in seconds.
+    """
+
+    period: float = 60.0
+    timeout: float = 120.0
+    rpc_timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.period <= self.timeout:
+            raise ValueError(f"keepalive: 0 < period <= timeout does not hold for {self}")
+        if self.rpc_timeout <= 0:
+            raise ValueError(f"keepalive: the RPC's time-out is not positive in {self}")
+
+    @classmethod
+    def every(cls, period: float) -> Keepalive:
+        """Return a keepalive of this period, in seconds, that may miss one beat."""
+        return cls(period=period, timeout=2 * period, rpc_timeout=min(10.0, period))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRequest:
+    """What the driver asks a system for.
+
+    Attributes:
+        cluster: The cluster's name, for tags and directories.
+        machines: How many machines the hosts together should hold.
+        boot: What each host's supervisor is to be given: a mapping that fits into JSON. It is the
+            driver's; a system may add entries that it alone knows (a directory, where to listen)
+            and is to take none away. It may hold a private key: it belongs neither in a log nor
+            in a file that others can read.
+    """
+
+    cluster: str
+    machines: int
+    boot: Mapping[str, Any] = field(repr=False)
+
+
+class Host(ABC):
+    """One launched host, with a supervisor that runs or is about to.
+
+    Attributes:
+        id: Names this host and no later one, for logs and errors.
+        address: Where other hosts reach its supervisor; None while that is not known.
+        capacity: How many machines it holds.
+        maxprocs: How many processors each of these machines has to itself.
+    """
+
+    id: str
+    address: str | None = None
+    capacity: int = 1
+    maxprocs: int = 1
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} capacity={self.capacity} at {self.address}>"
+
+    @abstractmethod
+    async def connect(self) -> socket.socket:
+        """Return a connected, non-blocking socket to the supervisor, before any TLS.
+
+        Raises:
+            OSError: The supervisor cannot be reached, now. The driver tries again with backoff.
+            ProvisionError: It never will be.
+        """
+
+    @abstractmethod
+    async def stop(self, timeout: float) -> None:
+        """End the host and everything on it, at the latest after ``timeout`` seconds.
+
+        Idempotent, also after ``kill`` and when the host ended by itself.
+        """
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End the host at once, as well as that can be done without waiting.
+
+        Called from any thread, and at the interpreter's exit when no event loop runs any more.
+        Never raises because the host is gone already.
+        """
+
+    async def wait_closed(self) -> None:
+        """Return when the host has ended, where the system can see that.
+
+        The driver sees the control connection break in any case; a system that knows better or
+        earlier (an exit status, the provider's word) overrides this. The default waits until it
+        is cancelled.
+        """
+        import asyncio
+
+        await asyncio.get_running_loop().create_future()
+
+    def cause(self) -> str:
+        """Return why the host ended, where the system knows, or an empty text."""
+        return ""
+
+
+class _Missing:
+    """The type of ``MISSING``, the default of an option that has none."""
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING = _Missing()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option of a system: a keyword parameter of its ``__init__``.
+
+    Attributes:
+        name: The parameter's name.
+        type: Its annotation, evaluated. ``Any`` when there is none or it cannot be evaluated.
+        default: Its default, ``MISSING`` when it has to be given.
+    """
+
+    name: str
+    type: Any
+    default: Any = MISSING
+
+    @property
+    def required(self) -> bool:
+        """Whether the system cannot be made without it."""
+        return self.default is MISSING
+
+
+class System(ABC):
+    """Provides hosts. Only ``name`` and ``launch`` have to be written; see the module's guide.
+
+    Attributes:
+        name: What the system is called in settings, in errors and in logs.
+        keepalive: How hosts of this system are kept alive; an instance may set its own.
+    """
+
+    name: ClassVar[str]
+    keepalive: Keepalive = Keepalive()
+
+    def __repr__(self) -> str:
+        return f"<system {self.name}>"
+
+    @abstractmethod
+    def launch(self, request: HostRequest) -> AsyncIterator[Host]:
+        """Launch hosts for ``request.machines`` machines and yield each as it comes up.
+
+        Write it as an asynchronous generator. Hosts that were yielded are the driver's, which
+        stops them; what was launched and not yielded when the generator is closed or cancelled
+        is the system's to end.
+
+        Raises:
+            ProvisionError: Not all could be had. Those already yielded stay in use.
+        """
+
+    async def shutdown(self) -> None:
+        """Release what the system holds beside its hosts, when a cluster has ended.
+
+        Called after the cluster's hosts have been stopped; idempotent.
+        """
+        self.event("shutdown")
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Take note of an event, for analytics: ``event("launch", host="i-07", seconds=12.5)``.
+
+        The default logs one line at DEBUG, ``system=rack event=launch host=i-07 seconds=12.5``,
+        in the order of the fields; a text that has spaces, quotes or ``=`` in it is written as
+        JSON. Override it to send events elsewhere. May be called from any thread.
+        """
+        if logger.isEnabledFor(logging.DEBUG):
+            words = {"system": self.name, "event": kind, **fields}
+            logger.debug("%s", " ".join(f"{key}={_word(value)}" for key, value in words.items()))
+
+    async def keepalive_failed(self, host: Host) -> None:
+        """Learn that a host no longer answers, before the driver gives it up and stops it.
+
+        A system may look what became of it, so that ``host.cause()`` can say.
+        """
+        self.event("keepaliveFailed", host=host.id)
+
+    async def tail(self, host: Host) -> AsyncIterator[bytes] | None:
+        """Follow the host's own log, where the system has a way that outlives the supervisor.
+
+        None, the default, says that there is none: ask the supervisor.
+        """
+        del host
+        return None
+
+    async def read(self, host: Host, path: str) -> BinaryIO | None:
+        """Open a file of the host, where the system has a way that outlives the supervisor.
+
+        None, the default, says that there is none: ask the supervisor.
+
+        Raises:
+            OSError: There is such a way, and the file cannot be read.
+        """
+        del host, path
+        return None
+
+    @classmethod
+    def options(cls) -> Mapping[str, Option]:
+        """Return the options that settings may give, by name: the parameters of ``__init__``.
+
+        Override it only where ``__init__`` does not tell, say when it takes ``**kwargs``.
+        """
+        import inspect
+
+        if cls.__init__ is object.__init__:
+            return MappingProxyType({})
+        namespace = getattr(inspect.unwrap(cls.__init__), "__globals__", {})
+        by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()
+        return MappingProxyType(
+            {
+                parameter.name: Option(
+                    name=parameter.name,
+                    type=_evaluate(parameter.annotation, namespace),
+                    default=MISSING if parameter.default is parameter.empty else parameter.default,
+                )
+                for parameter in parameters
+                if parameter.kind in by_name
+            }
+        )
+
+
+def _evaluate(annotation: Any, namespace: dict[str, Any]) -> Any:
+    """Return the type that an annotation stands for, ``Any`` where that cannot be known.
+
+    One at a time, unlike ``typing.get_type_hints``, which fails for all parameters when one is
+    annotated with a name that only a type checker imports.
+    """
+    import inspect
+
+    if annotation is inspect.Parameter.empty:
+        return Any
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, namespace)
+    except (NameError, AttributeError, TypeError):
+        return Any
+
+
+def _word(value: object) -> str:
+    """Return a value as one word of an event's line."""
+    text = str(value)
+    plain = bool(text) and not any(char.isspace() or char in "\"'=\\" for char in text)
+    return text if plain else json.dumps(text)
