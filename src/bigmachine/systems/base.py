@@ -41,7 +41,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
+from bigmachine.errors import UsageError
+
 if TYPE_CHECKING:
+    import inspect
     import socket
     from collections.abc import AsyncIterator, Mapping
 
@@ -67,9 +70,9 @@ class Keepalive:
 
     def __post_init__(self) -> None:
         if not 0 < self.period <= self.timeout:
-            raise ValueError(f"keepalive: 0 < period <= timeout does not hold for {self}")
+            raise UsageError(f"keepalive: 0 < period <= timeout does not hold for {self}")
         if self.rpc_timeout <= 0:
-            raise ValueError(f"keepalive: the RPC's time-out is not positive in {self}")
+            raise UsageError(f"keepalive: the RPC's time-out is not positive in {self}")
 
     @classmethod
     def every(cls, period: float) -> Keepalive:
@@ -169,7 +172,8 @@ class Option:
 
     Attributes:
         name: The parameter's name.
-        type: Its annotation, evaluated. ``Any`` when there is none or it cannot be evaluated.
+        type: Its annotation, evaluated; where there is none, the type of its default; ``Any``
+            when neither tells.
         default: Its default, ``MISSING`` when it has to be given.
     """
 
@@ -270,7 +274,7 @@ class System(ABC):
             {
                 parameter.name: Option(
                     name=parameter.name,
-                    type=_evaluate(parameter.annotation, namespace),
+                    type=_type(parameter, namespace),
                     default=MISSING if parameter.default is parameter.empty else parameter.default,
                 )
                 for parameter in parameters
@@ -279,16 +283,15 @@ class System(ABC):
         )
 
 
-def _evaluate(annotation: Any, namespace: dict[str, Any]) -> Any:
-    """Return the type that an annotation stands for, ``Any`` where that cannot be known.
+def _type(parameter: inspect.Parameter, namespace: dict[str, Any]) -> Any:
+    """Return the type of a parameter, ``Any`` where that cannot be known.
 
     One at a time, unlike ``typing.get_type_hints``, which fails for all parameters when one is
     annotated with a name that only a type checker imports.
     """
-    import inspect
-
-    if annotation is inspect.Parameter.empty:
-        return Any
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        return Any if parameter.default in (parameter.empty, None) else type(parameter.default)
     if not isinstance(annotation, str):
         return annotation
     try:

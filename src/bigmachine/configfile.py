@@ -1,0 +1,174 @@
+"""Reads ``bigmachine.toml``: the profiles a project keeps, and where in the file each thing stands.
+
+::
+
+    default_profile = "laptop"
+
+    [profiles.laptop]
+    system = "local"
+
+    [profiles.laptop.local]         # options of the system `local`, in this profile
+    transport = "tls"
+
+The file is looked for in the working directory, then upwards. What stands in it is checked for
+shape here; what a system's options mean is that system's matter.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bigmachine.errors import UsageError
+from bigmachine.spelling import alternatives
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["FILE_NAME", "ConfigFile", "Profile", "find_config_file", "read_config_file"]
+
+FILE_NAME = "bigmachine.toml"
+
+_TABLE = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
+_ENTRY = re.compile(r"\s*([^=#]+?)\s*=")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One named profile: the system it chooses, if any, and options for each system it names."""
+
+    name: str
+    system: str | None
+    options: Mapping[str, Mapping[str, Any]] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigFile:
+    """A ``bigmachine.toml`` that was read."""
+
+    path: Path
+    default_profile: str | None
+    profiles: Mapping[str, Profile]
+    text: str = field(repr=False)
+
+    def place(self, *keys: str) -> str:
+        """Return where in the file a key stands, ``/path/bigmachine.toml:7``, for messages."""
+        return _place(self.path, self.text, keys)
+
+
+def find_config_file(directory: Path) -> Path | None:
+    """Return the ``bigmachine.toml`` of a directory or the nearest one above it."""
+    for candidate in (directory, *directory.parents):
+        path = candidate / FILE_NAME
+        if path.is_file():
+            return path
+    return None
+
+
+def read_config_file(path: Path) -> ConfigFile:
+    """Read a configuration file.
+
+    Raises:
+        UsageError: It cannot be read, is no TOML, or holds what no configuration holds.
+    """
+    import tomllib
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:  # tomllib.TOMLDecodeError and UnicodeDecodeError
+        raise UsageError(f"{path} is not TOML: {exc}") from exc
+    check = _Check(path, text)
+    check.names((), content, {"default_profile", "profiles"})
+    profiles = check.table(("profiles",), content.get("profiles", {}))
+    return ConfigFile(
+        path=path,
+        default_profile=check.text(("default_profile",), content.get("default_profile")),
+        profiles={name: _profile(check, name, entry) for name, entry in profiles.items()},
+        text=text,
+    )
+
+
+def _profile(check: _Check, name: str, entry: object) -> Profile:
+    keys = ("profiles", name)
+    table = check.table(keys, entry)
+    tables = {key: value for key, value in table.items() if isinstance(value, dict)}
+    check.names(keys, table.keys() - tables.keys(), {"system"})
+    system = check.text((*keys, "system"), table.get("system"))
+    return Profile(name=name, system=system, options=tables)
+
+
+class _Check:
+    """Checks the shape of a file's content, and names the line of what is wrong with it."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._text = text
+
+    def names(self, keys: tuple[str, ...], found: Any, allowed: set[str]) -> None:
+        """Refuse a key that means nothing: it is a misspelt one."""
+        for name in sorted(set(found) - allowed):
+            known = alternatives(name, sorted(allowed))
+            raise self._error((*keys, name), f"there is no such setting; there are {known}")
+
+    def table(self, keys: tuple[str, ...], value: object) -> dict[str, Any]:
+        """Return a value that has to be a table."""
+        if not isinstance(value, dict):
+            raise self._error(keys, f"a table is wanted here, not {value!r}")
+        return value
+
+    def text(self, keys: tuple[str, ...], value: object) -> str | None:
+        """Return a value that has to be a string, if there is one."""
+        if value is not None and not (isinstance(value, str) and value):
+            raise self._error(keys, f"a name in quotes is wanted here, not {value!r}")
+        return value
+
+    def _error(self, keys: tuple[str, ...], problem: str) -> UsageError:
+        return UsageError(f"{_place(self._path, self._text, keys)}: {'.'.join(keys)}: {problem}")
+
+
+def _place(path: Path, text: str, keys: tuple[str, ...]) -> str:
+    """Return ``path:line`` of a key; of the nearest table around it where it is written inline.
+
+    ``tomllib`` tells no lines, so this looks for the line itself. It may be off by a look-alike in
+    a multi-line string: good enough for a message.
+    """
+    lines = _lines(text)
+    for length in range(len(keys), 0, -1):
+        if keys[:length] in lines:
+            return f"{path}:{lines[keys[:length]]}"
+    return str(path)
+
+
+@lru_cache(maxsize=4)
+def _lines(text: str) -> dict[tuple[str, ...], int]:
+    """Return the line of each table's and entry's first mention, counted from 1."""
+    lines: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _TABLE.match(line):
+            table = _split(header[1])
+            lines.setdefault(table, number)
+        elif entry := _ENTRY.match(line):
+            lines.setdefault((*table, *_split(entry[1])), number)
+    return lines
+
+
+def _split(dotted: str) -> tuple[str, ...]:
+    """Split a TOML key, ``profiles."my own".local``, by TOML's own rules."""
+    import tomllib
+
+    keys: list[str] = []
+    try:
+        node: Any = tomllib.loads(f"{dotted} = 0")
+    except tomllib.TOMLDecodeError:
+        return (dotted,)
+    while isinstance(node, dict) and node:
+        key, node = next(iter(node.items()))
+        keys.append(key)
+    return tuple(keys)
