@@ -21,9 +21,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from bigmachine.driver.lines import LineAssembler
 from bigmachine.driver.sinks import Sink, Target, make_sink
-from bigmachine.host.linequeue import STREAMS, Stream
+from bigmachine.lines import STREAMS, LineAssembler, Stream
 
 if TYPE_CHECKING:
     import asyncio

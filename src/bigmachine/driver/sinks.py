@@ -20,9 +20,8 @@ from itertools import groupby
 from typing import Protocol, TextIO, TypeAlias
 
 from bigmachine.driver import progress
-from bigmachine.driver.lines import OutputLine
 from bigmachine.errors import UsageError
-from bigmachine.host.linequeue import Stream
+from bigmachine.lines import OutputLine, Stream
 
 Target: TypeAlias = Callable[[OutputLine], object] | TextIO | None
 """What a program may give as ``output``: a callable, a text file, or None for its own streams."""

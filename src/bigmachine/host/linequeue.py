@@ -11,10 +11,9 @@ Pure, and used by one thread.
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
-Stream: TypeAlias = Literal["stdout", "stderr"]
-STREAMS: Final[tuple[Stream, Stream]] = ("stdout", "stderr")
+from bigmachine.lines import STREAMS, Stream
 
 _PIECE_OVERHEAD_BYTES: Final = 256  # what a piece costs beside its data, so that tiny ones count
 _PIECE_JOIN_BYTES: Final = 64 << 10  # pieces are joined up to this size

@@ -25,14 +25,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from bigmachine.host.linequeue import STREAMS, LineQueue, Stream
+from bigmachine.host.linequeue import LineQueue
+from bigmachine.lines import LINE_LIMIT_BYTES, STREAMS, LineAssembler, Stream
 
 SPOOL_LIMIT_BYTES: Final = 64 << 20
 """How much of one machine's output waits for the driver."""
 TAIL_LIMIT_BYTES: Final = 4 << 20
 """How much of a machine's output waits for one reader of ``tail()``."""
-LINE_LIMIT_BYTES: Final = 1 << 20
-"""How long an unfinished line is held back before it is passed on as it is."""
 BATCH_BYTES: Final = 1 << 20
 """About how much one batch carries."""
 TURN_BYTES: Final = 256 << 10
@@ -229,7 +228,7 @@ class Tail:
         self._signal = signal
         self._queue = LineQueue(limit_bytes, blame="the reader")
         self._on_close = on_close
-        self._unfinished = dict.fromkeys(STREAMS, b"")
+        self._assemblers = {stream: LineAssembler() for stream in STREAMS}
         self._ended = False
 
     def put(self, stream: Stream, lines: bytes) -> None:
@@ -265,19 +264,11 @@ class Tail:
     def _take(self, max_bytes: int) -> list[str]:
         lines: list[bytes] = []
         for stream, data in self._queue.take(max_bytes):
-            first, *more = data.split(b"\n")
-            pieces = [self._unfinished[stream] + first, *more]
-            self._unfinished[stream] = pieces.pop()
-            if len(self._unfinished[stream]) >= LINE_LIMIT_BYTES:
-                pieces.append(self._take_unfinished(stream))
-            lines += pieces
+            lines += self._assemblers[stream].feed(data)
         if self._ended and not self._queue:
-            lines += [rest for stream in STREAMS if (rest := self._take_unfinished(stream))]
+            for assembler in self._assemblers.values():
+                lines += assembler.end()
         return [_text(line) for line in lines]
-
-    def _take_unfinished(self, stream: Stream) -> bytes:
-        rest, self._unfinished[stream] = self._unfinished[stream], b""
-        return rest
 
 
 class _Machine:

@@ -1,4 +1,4 @@
-"""Lines out of bytes: what a machine wrote, put together again at the driver.
+"""Lines out of bytes: what a machine wrote, put together again for those who read it.
 
 Bytes come in pieces of any size; lines go out, unchanged and without their newline, the same ones
 however the bytes were cut. Lines up to 1 MiB stay whole, longer ones are split every 1 MiB. Whole
@@ -9,9 +9,10 @@ Pure: no clock, no stream.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
-from bigmachine.host.linequeue import Stream
+Stream: TypeAlias = Literal["stdout", "stderr"]
+STREAMS: Final[tuple[Stream, Stream]] = ("stdout", "stderr")
 
 LINE_LIMIT_BYTES: Final = 1 << 20
 """How long a line may be (its newline not counted) before it is split."""
