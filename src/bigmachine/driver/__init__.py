@@ -82,10 +82,11 @@ def start(
     Raises:
         UsageError: ``args`` are not of such a parser, or a setting is wrong.
     """
+    flags = flags_of(args)
     from bigmachine import cluster
     from bigmachine.config import using_flags
 
-    with using_flags(flags_of(args)):
+    with using_flags(flags):
         return cluster.start(system, name=name, program=program, output=output)
 
 

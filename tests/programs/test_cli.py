@@ -1,0 +1,150 @@
+"""The command ``bigmachine``, run as a process."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+SHOW = """
+import json, sys
+from bigmachine import config
+def show():
+    settings = config.resolve()
+    return json.dumps({
+        "system": settings.system,
+        "source": settings.source,
+        "options": {name: setting.value for name, setting in settings.options.items()},
+        "argv": sys.argv,
+        "main": sys.modules["__main__"].show is show,
+        "name": __name__,
+        "path0": sys.path[0],
+        "file": __file__,
+        "spec": getattr(__spec__, "name", None),
+    })
+if __name__ == "__main__":
+    print(show())
+"""
+
+
+@pytest.fixture
+def show(tmp_path: Path) -> Path:
+    path = tmp_path / "programs" / "show.py"
+    path.parent.mkdir()
+    path.write_text(SHOW, "utf-8")
+    return path
+
+
+@pytest.fixture
+def bigmachine(run_program):
+    def run(*words: object, flags: tuple[str, ...] = (), **options):
+        command = ("-m", "bigmachine", *map(str, words))
+        return run_program("", flags=(*flags, *command), **options)
+
+    return run
+
+
+def test_a_script_runs_as_itself_with_the_flags_in_force(bigmachine, show: Path):
+    done = bigmachine(
+        *("run", "--system", "ec2", "--system-option=region=x", show),
+        *("--system", "its own", "--", "-m"),
+    )
+    told = json.loads(done.stdout)
+    assert (told["system"], told["source"]) == ("ec2", "--system")
+    assert told["options"] == {"region": "x"}
+    assert told["argv"] == [str(show), "--system", "its own", "--", "-m"]
+    assert (told["main"], told["name"]) == (True, "__main__")
+    assert (told["path0"], told["file"], told["spec"]) == (str(show.parent), str(show), None)
+
+
+def test_a_module_runs_as_under_python_m(bigmachine, show: Path):
+    done = bigmachine("run", "--system=rack", "-m", "show", "-x", cwd=show.parent)
+    told = json.loads(done.stdout)
+    assert (told["system"], told["argv"]) == ("rack", [str(show), "-x"])
+    assert (told["spec"], told["path0"], told["main"]) == ("show", str(show.parent), True)
+
+
+def test_a_package_runs_by_its_main_module(bigmachine, show: Path, tmp_path: Path):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    show.rename(package / "__main__.py")
+    told = json.loads(bigmachine("run", "-m", "package", "a").stdout)
+    assert told["spec"] == "package.__main__"
+    assert told["argv"] == [str(package / "__main__.py"), "a"]
+
+
+def test_a_zip_file_runs_by_its_main_module(bigmachine, show: Path, tmp_path: Path):
+    archive = tmp_path / "program.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        content.write(show, "__main__.py")
+    told = json.loads(bigmachine("run", archive, "a").stdout)
+    assert (told["argv"], told["path0"]) == ([str(archive), "a"], str(archive))
+
+
+def test_no_process_that_the_script_starts_inherits_the_flags(bigmachine, run_program, show: Path):
+    parent = show.with_name("parent.py")
+    parent.write_text(f"import subprocess, sys; subprocess.run([sys.executable, {str(show)!r}])")
+    told = json.loads(bigmachine("run", "--system", "ec2", parent).stdout)
+    assert told["system"] == "local"
+
+
+def test_the_profile_of_the_flag_is_in_force(bigmachine, show: Path, tmp_path: Path):
+    (tmp_path / "bigmachine.toml").write_text('[profiles.big]\nsystem = "rack"\n')
+    told = json.loads(bigmachine("run", "--profile", "big", show).stdout)
+    assert told["system"] == "rack"
+
+
+def test_what_a_program_leaves_running_still_finds_itself_in_main(bigmachine, tmp_path: Path):
+    script = tmp_path / "late.py"
+    script.write_text(
+        "import atexit, pickle\nclass Late: pass\n"
+        "atexit.register(lambda: print(pickle.loads(pickle.dumps(Late)) is Late))\n"
+    )
+    assert bigmachine("run", script).stdout == "True\n"
+
+
+def test_the_exit_status_is_the_programs(bigmachine, tmp_path: Path):
+    script = tmp_path / "leave.py"
+    script.write_text("import sys; sys.exit(7)")
+    assert bigmachine("run", script, check=False).returncode == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["run"], "a script is missing"),
+        (["run", "-m"], "a module's name is missing"),
+        (["run", "--system"], "expected one argument"),
+        (["run", "--sistem", "x", "y.py"], "unrecognized arguments: --sistem"),
+        (["run", "nowhere.py"], "cannot open 'nowhere.py': No such file"),
+        (["run", "-m", "no.such"], "no module 'no.such'"),
+        (["run", "-m", "xml"], "no module 'xml' that can be run"),
+        (["run", "."], "can't find '__main__' module"),
+        (["rnu", "x"], "invalid choice: 'rnu'"),
+    ],
+)
+def test_a_wrong_command_line_is_told_what_is_wrong(bigmachine, words, complaint):
+    done = bigmachine(*words, check=False)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_module_that_a_program_lacks_is_the_programs_own_error(bigmachine, tmp_path: Path):
+    (tmp_path / "lacking").mkdir()
+    (tmp_path / "lacking" / "__init__.py").write_text("import no_such_module")
+    done = bigmachine("run", "-m", "lacking", check=False)
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
+
+
+def test_the_version_is_told(bigmachine):
+    assert bigmachine("--version").stdout.startswith("bigmachine ")
+
+
+def test_the_systems_and_their_options_are_listed(bigmachine):
+    lines = bigmachine("systems").stdout.splitlines()
+    assert any(line.startswith("local") for line in lines)
+    assert any(line.startswith("  transport: 'unix' or 'tls'") for line in lines)
