@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from bigmachine import config
 from bigmachine.driver import add_arguments, flags_of
 from bigmachine.errors import UsageError
+from bigmachine.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +58,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         description="Run Python programs that bring their own cluster.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"bigmachine {_version()}")
+    parser.add_argument("--version", action="version", version=f"bigmachine {VERSION}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     run = commands.add_parser(
         "run",
@@ -68,15 +69,6 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     add_arguments(run)
     commands.add_parser("systems", help="list the systems there are, and their options")
     return parser, run
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("bigmachine")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
