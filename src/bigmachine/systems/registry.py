@@ -78,5 +78,5 @@ def _load(entry_point: EntryPoint, source: str) -> type[System]:
         reason = f"{type(exc).__name__}: {exc}"
         raise UsageError(f"{source}: {offer} cannot be loaded: {reason}") from exc
     if not (isinstance(loaded, type) and issubclass(loaded, System)):
-        raise UsageError(f"{source}: {offer} is no subclass of bigmachine.systems.System")
+        raise UsageError(f"{source}: {offer} is no subclass of bigmachine.systems.base.System")
     return loaded
