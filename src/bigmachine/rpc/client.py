@@ -1,0 +1,480 @@
+"""The calling side: one connection to one peer, for callers on any thread or loop.
+
+A call is encoded in its caller's thread and sent from there. The connection is opened by the
+first call, and opened again by the next one after it was lost; the calls that were pending then
+fail with a `TransportError` that says whether they may have run. What always holds: a call is
+sent at most once, and every call ends: with the answer, with the connection, with its deadline,
+or with `Client.fail`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import socket
+import ssl
+from _thread import allocate_lock
+from asyncio import _get_running_loop
+from collections.abc import Awaitable, Callable, Mapping
+from math import inf
+from time import monotonic
+from typing import Any, Final
+
+from bigmachine import deadlines
+from bigmachine.errors import (
+    CallError,
+    CallTimeoutError,
+    PayloadError,
+    ProtocolError,
+    TransportError,
+)
+from bigmachine.futures import Future, Wakes
+from bigmachine.rpc import codec
+from bigmachine.rpc.exceptions import decode_exception
+from bigmachine.rpc.feeds import Feed, extract
+from bigmachine.rpc.secure import Tls
+from bigmachine.rpc.streams import Inlet, Stream
+from bigmachine.rpc.timers import Timer, Timers
+from bigmachine.rpc.transport import Channel
+from bigmachine.wire import frames
+from bigmachine.wire.frames import Event
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS: Final = 30.0
+"""How long opening a connection, with its TLS handshake, may take."""
+
+Connector = Callable[[], Awaitable[socket.socket]]
+
+
+class _Pending:
+    """A call that has not ended."""
+
+    __slots__ = ("feeds", "future", "inlet", "method", "timer")
+
+    def __init__(self, method: str, future: Future[Any] | None, inlet: Inlet | None) -> None:
+        self.method = method
+        self.future = future
+        self.inlet = inlet
+        self.feeds: list[Feed] | None = None
+        self.timer: Timer | None = None
+
+    def end(
+        self,
+        error: BaseException | None = None,
+        *,
+        decode: Callable[[], Any] | None = None,
+        wakes: Wakes | None = None,
+    ) -> None:
+        """End the call: with an error, with what decodes the answer, or plainly."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.feeds is not None:
+            for feed in self.feeds:
+                feed.stop()
+        if self.future is not None:
+            self.future.resolve(None, error, decode=decode, wakes=wakes)
+        elif self.inlet is not None:
+            self.inlet.end(error if decode is None else _raised_by(decode), wakes)
+
+
+def _raised_by(decode: Callable[[], Any]) -> Callable[[], BaseException]:
+    def error() -> BaseException:
+        try:
+            decode()
+        except Exception as raised:
+            return raised
+        return EOFError("the stream has ended")
+
+    return error
+
+
+class Client:
+    """One connection to one peer.
+
+    Args:
+        loop: The loop that reads the connection.
+        connector: Opens a connected socket, the preamble already sent.
+        timers: The loop's deadlines.
+        tls: The context for a connection between hosts, None on one host.
+        server_hostname: Whom the peer's certificate must name.
+        label: How errors call the peer.
+        first_argument: Put before the arguments of every call (a machine's id for its supervisor).
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connector: Connector,
+        *,
+        timers: Timers,
+        tls: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
+        label: str = "",
+    ) -> None:
+        self._loop = loop
+        self._connector = connector
+        self._timers = timers
+        self._tls = tls
+        self._server_hostname = server_hostname
+        self.label = label
+        self._lock = allocate_lock()
+        self._ids = itertools.count(1)
+        self._pending: dict[int, _Pending] = {}
+        self._channel: Channel | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._opening = False
+        self._backlog: list[Callable[[Channel], None]] = []
+        self._failed: BaseException | None = None
+
+    def __repr__(self) -> str:
+        if self._failed is not None:
+            state = "failed"
+        else:
+            state = "idle" if self._channel is None else "connected"
+        return f"<Client of {self.label} {state}, {len(self._pending)} calls pending>"
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The methods of the calls that have not ended."""
+        return tuple(pending.method for pending in list(self._pending.values()))
+
+    # Calls, from any thread.
+
+    def call(
+        self,
+        method: str,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        future: Future[Any] | None = None,
+    ) -> Future[Any]:
+        """Call a method once; never blocks.
+
+        Args:
+            method: ``Service.method``.
+            args: Its arguments; iterators and binary files among them are streamed.
+            kwargs: Its keyword arguments, likewise.
+            future: The future to resolve; None for a new one.
+        """
+        call = next(self._ids) & 0xFFFFFFFF
+        if future is None:
+            future = Future()
+        future._on_cancel = lambda: self._cancel(call)
+        self._start(call, _Pending(method, future, None), args, kwargs, 0)
+        return future
+
+    def stream(
+        self, method: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Stream[Any]:
+        """Call a generator method; never blocks. What goes wrong is raised by the stream."""
+        call = next(self._ids) & 0xFFFFFFFF
+        inlet = Inlet(
+            grant=lambda items, size: self._send(frames.window(call, 0, items, size)),
+            leave=lambda: self._cancel(call),
+        )
+        self._start(call, _Pending(method, None, inlet), args, kwargs, frames.FLAG_STREAM)
+        return Stream(inlet, f"{method} of {self.label}")
+
+    def fail(self, error: BaseException) -> None:
+        """End every pending call with an error, and every later one; from any thread."""
+        with self._lock:
+            if self._failed is None:
+                self._failed = error
+        self._end_all(lambda _: error)
+        try:
+            self._loop.call_soon_threadsafe(self._disconnect)
+        except RuntimeError:  # the loop is closed, and so are its connections
+            return
+
+    def close(self) -> None:
+        """Close the connection; pending and later calls fail."""
+        self.fail(TransportError(f"the connection to {self.label} was closed", outcome="maybe_ran"))
+
+    def _start(
+        self,
+        call: int,
+        pending: _Pending,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        flags: int,
+    ) -> None:
+        end = deadlines.deadline.get()
+        left = inf if end is None else end - monotonic()
+        if left <= 0:
+            pending.end(self._timeout(pending.method))
+            return
+        try:
+            args, kwargs, feeds = extract(args, kwargs)
+            payload = codec.encode((args, kwargs) if kwargs else (args,), "argument")
+        except PayloadError as error:
+            pending.end(_at(error, self.label, pending.method))
+            return
+        if feeds:
+            pending.feeds = feeds
+        head = frames.call_head(pending.method.encode(), left)
+        if not self._register(call, pending):
+            return
+        if end is not None:
+            pending.timer = self._timers.at(end, lambda: self._expire(call))
+        channel = self._channel
+        if channel is None:
+            self._submit(lambda channel: self._send_call(channel, call, head, payload, flags))
+        else:
+            self._send_call(channel, call, head, payload, flags)
+
+    def _register(self, call: int, pending: _Pending) -> bool:
+        self._pending[call] = pending
+        failed = self._failed
+        if failed is not None and self._pending.pop(call, None) is not None:
+            pending.end(failed)
+            return False
+        return True
+
+    def _send_call(
+        self, channel: Channel, call: int, head: bytes, payload: codec.Payload, flags: int
+    ) -> None:
+        pending = self._pending.get(call)
+        if pending is None:  # cancelled before it was sent
+            return
+        if payload.inline:
+            body = head + payload.body
+            frame = frames.HEADER.pack(len(body), frames.CALL, flags, 0, call) + body
+            loop = _get_running_loop()
+            if loop is None:
+                channel.send(frame)
+            else:
+                channel.send_in_burst(frame, loop)
+        else:
+            channel.send_message(frames.CALL, (call, 0), head, payload, flags)
+        if pending.feeds is not None:
+            for feed in pending.feeds:
+                feed.start(channel, call)
+
+    def _send(self, frame: bytes) -> None:
+        channel = self._channel
+        if channel is not None:
+            channel.send(frame)
+
+    def _cancel(self, call: int) -> None:
+        """The caller no longer wants the answer: tell the peer."""
+        pending = self._pending.pop(call, None)
+        if pending is None:
+            return
+        pending.end()
+        channel = self._channel
+        if channel is not None:
+            channel.abort((call, 0))
+            channel.send(frames.frame(frames.CANCEL, call))
+
+    def _expire(self, call: int) -> None:
+        pending = self._pending.get(call)
+        if pending is None:
+            return
+        error = self._timeout(pending.method)
+        future, pending.future = pending.future, None
+        inlet, pending.inlet = pending.inlet, None
+        self._cancel(call)
+        if future is not None:
+            future.resolve(None, error)
+        if inlet is not None:
+            inlet.end(error)
+
+    def _timeout(self, method: str) -> CallTimeoutError:
+        return CallTimeoutError(
+            f"{method} on {self.label} did not answer within its time (bigmachine.timeout)",
+            machine=self.label,
+            method=method,
+        )
+
+    def _end_all(self, error_of: Callable[[_Pending], BaseException]) -> None:
+        wakes = Wakes()
+        while self._pending:
+            try:
+                _, pending = self._pending.popitem()
+            except KeyError:
+                break
+            pending.end(error_of(pending), wakes=wakes)
+        wakes.send()
+
+    # The connection, on the loop.
+
+    def _submit(self, send: Callable[[Channel], None]) -> None:
+        """Send when connected; connect where that has not begun."""
+        with self._lock:
+            channel = self._channel
+            if channel is None:
+                self._backlog.append(send)
+                if self._opening:
+                    return
+                self._opening = True
+        if channel is not None:
+            send(channel)
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._connect)
+        except RuntimeError:
+            self._end_all(lambda pending: self._lost(pending, "the cluster is shut down", sent=False))
+
+    def _connect(self) -> None:
+        self._connecting = self._loop.create_task(self._open(), name=f"connect {self.label}")
+
+    async def _open(self) -> None:
+        sock: socket.socket | None = None
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                sock = await self._connector()
+                tls = await self._secure(sock)
+        except (OSError, ProtocolError, CallError) as error:
+            if sock is not None:
+                sock.close()
+            reason = str(error) or type(error).__name__
+            self._give_up(f"no connection to {self.label}: {reason}", error)
+            return
+        except asyncio.CancelledError:
+            if sock is not None:
+                sock.close()
+            self._give_up(f"the connection to {self.label} was closed", None)
+            raise
+        channel = Channel(sock, self._loop, self, tls=tls)
+        channel.open()
+        with self._lock:
+            self._channel = channel
+            backlog, self._backlog = self._backlog, []
+            self._opening = False
+        for send in backlog:
+            send(channel)
+
+    async def _secure(self, sock: socket.socket) -> Tls | None:
+        if self._tls is None:
+            return None
+        sock.setblocking(False)
+        tls = Tls(self._tls, server_side=False, server_hostname=self._server_hostname)
+        await tls.handshake(sock, self._loop)
+        return tls
+
+    def _give_up(self, reason: str, cause: BaseException | None) -> None:
+        with self._lock:
+            self._backlog.clear()
+            self._opening = False
+        self._end_all(lambda pending: self._lost(pending, reason, cause, sent=False))
+
+    def _disconnect(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._channel is not None:
+            self._channel.close()
+
+    def _lost(
+        self,
+        pending: _Pending,
+        reason: str,
+        cause: BaseException | None = None,
+        *,
+        sent: bool = True,
+    ) -> BaseException:
+        if self._failed is not None:
+            return self._failed
+        error = TransportError(
+            reason,
+            machine=self.label,
+            method=pending.method,
+            outcome="maybe_ran" if sent else "not_sent",
+        )
+        error.__cause__ = cause
+        return error
+
+    def on_closed(self, error: BaseException | None) -> None:
+        """Fail what is pending: the connection is gone."""
+        with self._lock:
+            self._channel = None
+        reason = f"the connection to {self.label} broke: {error}" if error else "it was closed"
+        self._end_all(lambda pending: self._lost(pending, reason, error))
+
+    # Answers, on the loop.
+
+    def on_events(self, events: list[Event]) -> None:
+        """Resolve what the peer has answered, and wake each waiting loop once."""
+        wakes = Wakes()
+        pending = self._pending
+        for kind, flags, sub, call, body, parts in events:
+            if kind == frames.REPLY:
+                entry = pending.pop(call, None)
+                if entry is not None:
+                    decode = _Decode(body) if parts is None else _Decode(parts[0], parts[1:])
+                    entry.end(decode=decode, wakes=wakes)
+            else:
+                self._on_other(kind, flags, sub, call, body, parts, wakes)
+        wakes.send()
+
+    def _on_other(
+        self, kind: int, flags: int, sub: int, call: int, body: bytes, parts: Any, wakes: Wakes
+    ) -> None:
+        del flags
+        pending = self._pending
+        if kind == frames.ITEM:
+            entry = pending.get(call)
+            if entry is not None and entry.inlet is not None:
+                data = body if parts is None else parts[0]
+                buffers = () if parts is None else parts[1:]
+                size = len(data) + sum(map(len, buffers))
+                entry.inlet.put(_Decode(data, buffers), size, wakes)
+        elif kind == frames.ERROR:
+            entry = pending.pop(call, None)
+            if entry is not None:
+                data = bytes(body if parts is None else parts[0])
+                entry.end(decode=_DecodeError(data, self.label, entry.method), wakes=wakes)
+        elif kind == frames.END or kind == frames.ABORT:
+            entry = pending.pop(call, None)
+            if entry is not None:
+                entry.end(wakes=wakes)
+        elif kind == frames.WINDOW or kind == frames.CANCEL:
+            self._on_feed(kind, sub, call, body)
+        elif kind == frames.GOODBYE:
+            logger.debug("%s says goodbye", self.label)
+        else:
+            name = frames.KIND_NAMES.get(kind, str(kind))
+            raise frames.RemoteProtocolError(f"{self.label} sent a {name} frame to its caller")
+
+    def _on_feed(self, kind: int, sub: int, call: int, body: bytes) -> None:
+        entry = self._pending.get(call)
+        if entry is None or entry.feeds is None or not 1 <= sub <= len(entry.feeds):
+            return
+        if kind == frames.WINDOW:
+            entry.feeds[sub - 1].credit(*frames.split_window(body))
+        else:
+            entry.feeds[sub - 1].stop()
+
+
+class _Decode:
+    """What makes a value of an answer, when its caller asks for it."""
+
+    __slots__ = ("_body", "_buffers")
+
+    def __init__(self, body: codec.Buffer, buffers: Any = ()) -> None:
+        self._body = body
+        self._buffers = buffers
+
+    def __call__(self) -> Any:
+        return codec.decode(self._body, self._buffers)
+
+
+class _DecodeError:
+    """What raises the error that a method raised."""
+
+    __slots__ = ("_body", "_machine", "_method")
+
+    def __init__(self, body: bytes, machine: str, method: str) -> None:
+        self._body = body
+        self._machine = machine
+        self._method = method
+
+    def __call__(self) -> Any:
+        raise decode_exception(self._body, machine=self._machine, method=self._method)
+
+
+def _at(error: PayloadError, machine: str, method: str) -> PayloadError:
+    placed = PayloadError(str(error), machine=machine, method=method, path=error.path)
+    placed.__cause__ = error.__cause__
+    return placed

@@ -1,0 +1,145 @@
+"""Values to bytes and back.
+
+A value becomes one pickle and, out of band, the large buffers it holds (pickle protocol 5), so
+an array's data is neither copied into the pickle nor out of it. A large `bytes` or `bytearray`
+that is itself an argument or a reply goes out of band too.
+
+What pickle cannot do is tried with cloudpickle (functions and classes made on the spot); what
+that cannot do either is a `PayloadError` that names the attribute. Where machines do not run the
+user's program (``program="bare"``), what belongs to ``__main__`` goes by value.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bigmachine.errors import PayloadError
+from bigmachine.wire import frames, landing
+
+OUT_OF_BAND_BYTES: Final = 64 * 1024
+"""A buffer from this size on is not copied into the pickle."""
+
+Buffer = bytes | bytearray | memoryview
+
+_main_by_value = False
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """One encoded value.
+
+    Attributes:
+        body: The pickle.
+        buffers: Its out-of-band buffers with the kind of memory each lands in.
+    """
+
+    body: Buffer
+    buffers: tuple[tuple[Any, int], ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of everything together."""
+        return len(self.body) + sum(memoryview(view).nbytes for view, _ in self.buffers)
+
+    @property
+    def inline(self) -> bool:
+        """Whether it fits one frame."""
+        return not self.buffers and len(self.body) <= frames.INLINE_BYTES
+
+    def parts(self) -> list[tuple[memoryview, int]]:
+        """Return the parts that travel in DATA frames."""
+        body = (memoryview(self.body), landing.BUFFER)
+        return [body, *((memoryview(view).cast("B"), kind) for view, kind in self.buffers)]
+
+
+def send_main_by_value(flag: bool) -> None:
+    """Say whether the other side lacks this program's ``__main__``, for the whole process."""
+    global _main_by_value
+    _main_by_value = flag
+
+
+def encode(value: Any, what: str = "value") -> Payload:
+    """Encode a value.
+
+    Args:
+        value: Anything that pickle or cloudpickle can handle.
+        what: How the value is called in an error.
+
+    Raises:
+        PayloadError: It cannot be encoded; ``path`` names the attribute that is to blame.
+    """
+    buffers: list[tuple[Any, int]] = []
+
+    def take(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            view = buffer.raw()
+        except BufferError:  # not contiguous: pickle copies it
+            return True
+        if view.nbytes < OUT_OF_BAND_BYTES:
+            return True
+        buffers.append((view, _kind_of(buffer)))
+        return False
+
+    try:
+        body = pickle.dumps(value, 5, buffer_callback=take)
+        if not (_main_by_value and b"__main__" in body):
+            return Payload(body, tuple(buffers))
+    except Exception:  # whatever a user's __reduce__ raises: cloudpickle may know better
+        pass
+    buffers.clear()
+    try:
+        import cloudpickle
+
+        body = cloudpickle.dumps(value, 5, buffer_callback=take)
+    except Exception as error:
+        raise _payload_error(value, what, error) from error
+    return Payload(body, tuple(buffers))
+
+
+def decode(body: Buffer, buffers: Sequence[Any] = ()) -> Any:
+    """Decode a value.
+
+    Raises:
+        PayloadError: It cannot be decoded here.
+    """
+    try:
+        return pickle.loads(body, buffers=buffers)
+    except Exception as error:
+        raise PayloadError(
+            f"a value arrived that cannot be rebuilt here: {type(error).__name__}: {error}"
+        ) from error
+
+
+def bulk(value: Any) -> Any:
+    """Return what stands for a large `bytes` or `bytearray`, so that it goes out of band."""
+    if type(value) in _BULK and len(value) >= OUT_OF_BAND_BYTES:
+        return pickle.PickleBuffer(value)
+    return value
+
+
+_BULK = frozenset({bytes, bytearray})
+
+
+def _kind_of(buffer: pickle.PickleBuffer) -> int:
+    owner = memoryview(buffer).obj
+    if type(owner) is bytes:
+        return landing.BYTES
+    if type(owner) is bytearray:
+        return landing.BYTEARRAY
+    return landing.BUFFER
+
+
+def _payload_error(value: Any, what: str, error: Exception) -> PayloadError:
+    from bigmachine.rpc.diagnose import find_unpicklable
+
+    path, reason = find_unpicklable(value)
+    path = path.replace("value", what, 1) if path.startswith("value") else path
+    where = f"{path}: {reason}" if path else f"{type(error).__name__}: {error}"
+    return PayloadError(
+        f"the {what} cannot be sent: {where}; leave it out (__getstate__) or make it on the "
+        f"machine (init)",
+        path=path,
+    )

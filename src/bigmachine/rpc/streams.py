@@ -1,0 +1,351 @@
+"""Streams: many items for one call, in either direction, with back-pressure.
+
+The producer's side is an `Outlet`: it may be 1,000 items or 1 MiB ahead of its consumer, and then
+waits for credit (a WINDOW frame). The consumer's side is an `Inlet`: a queue that grants credit
+as items are taken out. Both are used by threads and by tasks alike: what waits, waits on a
+`Future`.
+
+    producer --put--> Outlet ==ITEM==> Inlet --take--> consumer
+                        ^                |
+                        +====WINDOW======+
+"""
+
+from __future__ import annotations
+
+import io
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from bigmachine.errors import UsageError
+from bigmachine.futures import Future, Wakes
+from bigmachine.rpc import codec
+from bigmachine.wire import frames
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from bigmachine.rpc.transport import Channel
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+FILE_CHUNK_BYTES: Final = 256 * 1024
+"""How much of a file travels in one item."""
+_GRANT_ITEMS: Final = frames.WINDOW_ITEMS // 2
+_GRANT_BYTES: Final = frames.WINDOW_BYTES // 2
+
+_Entry = tuple[Callable[[], Any], int]
+
+
+class StreamClosedError(Exception):
+    """The other side wants no more items. Internal: it never reaches a user."""
+
+
+class Inlet:
+    """Where a stream's items arrive. Thread-safe; it has one consumer at a time."""
+
+    def __init__(
+        self,
+        grant: Callable[[int, int], None] | None = None,
+        leave: Callable[[], None] | None = None,
+    ) -> None:
+        self._grant = grant
+        self._leave = leave
+        self._items: deque[_Entry] = deque()
+        self._lock = allocate_lock()
+        self._ended = False
+        self._error: BaseException | Callable[[], BaseException] | None = None
+        self._waiting: Future[None] | None = None
+        self._taken_items = 0
+        self._taken_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Inlet {len(self._items)} items{', ended' if self._ended else ''}>"
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more items will arrive."""
+        return self._ended
+
+    def put(self, decode: Callable[[], Any], size: int, wakes: Wakes | None = None) -> None:
+        """Add an item, and wake the consumer."""
+        with self._lock:
+            if self._ended:
+                return
+            self._items.append((decode, size))
+            waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.resolve(wakes=wakes)
+
+    def end(
+        self,
+        error: BaseException | Callable[[], BaseException] | None = None,
+        wakes: Wakes | None = None,
+    ) -> None:
+        """End the stream: its consumer gets what is in the queue, then the error if any."""
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            self._error = error
+            waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.resolve(wakes=wakes)
+
+    def close(self) -> None:
+        """Leave: what is in the queue is dropped and the producer told to stop."""
+        with self._lock:
+            if self._leave is None and self._ended:
+                self._items.clear()
+                return
+            ended, self._ended = self._ended, True
+            self._items.clear()
+            leave, self._leave = self._leave, None
+            waiting, self._waiting = self._waiting, None
+        if leave is not None and not ended:
+            leave()
+        if waiting is not None:
+            waiting.resolve()
+
+    def take(self) -> _Entry | None:
+        """Return the next item, or None when there is none now; raise when there never will be.
+
+        Raises:
+            EOFError: The stream has ended.
+            BaseException: What the producer raised.
+        """
+        try:
+            entry = self._items.popleft()
+        except IndexError:
+            with self._lock:
+                if self._items:
+                    entry = self._items.popleft()
+                elif self._ended:
+                    self._raise_end()
+                else:
+                    return None
+        if self._grant is not None:
+            self._taken_items += 1
+            self._taken_bytes += entry[1]
+            if self._taken_items >= _GRANT_ITEMS or self._taken_bytes >= _GRANT_BYTES:
+                items, size = self._taken_items, self._taken_bytes
+                self._taken_items = self._taken_bytes = 0
+                if not self._ended:
+                    self._grant(items, size)
+        return entry
+
+    def wait(self) -> Future[None]:
+        """Return a future that resolves when `take` has something to say."""
+        with self._lock:
+            future: Future[None] = Future()
+            if self._items or self._ended:
+                future.resolve()
+            elif self._waiting is not None:
+                return self._waiting
+            else:
+                self._waiting = future
+            return future
+
+    def _raise_end(self) -> None:
+        error = self._error
+        if callable(error):
+            error = self._error = error()
+        if error is not None:
+            raise error
+        raise EOFError("the stream has ended")
+
+
+class Stream(Generic[T]):
+    """The items of a call, as they come. Iterate it with ``for`` or ``async for``, once.
+
+    The producer is never more than 1,000 items or 1 MiB ahead. `close`, or leaving its ``with``,
+    stops it. What the producer raises is raised here, after the items that came before.
+    """
+
+    def __init__(self, inlet: Inlet, label: str = "stream") -> None:
+        self._inlet = inlet
+        self._label = label
+
+    def __repr__(self) -> str:
+        return f"<bigmachine.Stream {self._label} {self._inlet!r}>"
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        inlet = self._inlet
+        while True:
+            try:
+                entry = inlet.take()
+            except EOFError:
+                raise StopIteration from None
+            if entry is not None:
+                return entry[0]()  # type: ignore[no-any-return]
+            inlet.wait().result()
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        inlet = self._inlet
+        while True:
+            try:
+                entry = inlet.take()
+            except EOFError:
+                raise StopAsyncIteration from None
+            if entry is not None:
+                return entry[0]()  # type: ignore[no-any-return]
+            await inlet.wait()
+
+    def close(self) -> None:
+        """Stop the producer and drop what has arrived. Idempotent, never blocks."""
+        self._inlet.close()
+
+    def reader(self) -> io.BufferedReader:
+        """Return a binary file that reads the items, which must be bytes, one after another."""
+        return io.BufferedReader(StreamReader(self), FILE_CHUNK_BYTES)
+
+    def __enter__(self) -> Stream[T]:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Stream[T]:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not self._inlet.ended:
+            self._inlet.close()
+
+
+class StreamReader(io.RawIOBase):
+    """A raw binary file over a stream of bytes."""
+
+    def __init__(self, stream: Stream[Any]) -> None:
+        super().__init__()
+        self._stream = stream
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer with what comes next; 0 at the end."""
+        while not self._left:
+            try:
+                item = next(self._stream)
+            except StopIteration:
+                return 0
+            if not isinstance(item, (bytes, bytearray, memoryview)):
+                raise UsageError(
+                    f"reader() needs a stream of bytes; this one brought {type(item).__name__}"
+                )
+            self._left = memoryview(item).cast("B")
+        view = memoryview(buffer).cast("B")
+        count = min(len(view), len(self._left))
+        view[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def close(self) -> None:
+        """Stop the producer."""
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+class Outlet:
+    """Where a stream's items leave. One thread or task puts; any thread brings credit."""
+
+    def __init__(self, channel: Channel, call: int, sub: int) -> None:
+        self._channel = channel
+        self._key = (call, sub)
+        self._lock = allocate_lock()
+        self._items = 0
+        self._bytes = 0
+        self._closed = False
+        self._room: Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Outlet {self._items} items, {self._bytes} bytes ahead>"
+
+    def credit(self, items: int, size: int) -> None:
+        """Allow so many more items and bytes."""
+        with self._lock:
+            self._items = max(0, self._items - items)
+            self._bytes = max(0, self._bytes - size)
+            room, self._room = self._room, None
+        if room is not None:
+            room.resolve()
+
+    def close(self) -> None:
+        """The consumer has left: the next `put` raises `StreamClosedError`."""
+        with self._lock:
+            self._closed = True
+            room, self._room = self._room, None
+        self._channel.abort(self._key)
+        if room is not None:
+            room.resolve()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the consumer has left."""
+        return self._closed
+
+    def room(self) -> Future[None] | None:
+        """Return None when an item may leave now, else what to wait for before asking again.
+
+        Raises:
+            StreamClosedError: The consumer has left.
+        """
+        with self._lock:
+            if self._closed:
+                raise StreamClosedError
+            if self._items < frames.WINDOW_ITEMS and self._bytes < frames.WINDOW_BYTES:
+                return None
+            if self._room is None:
+                self._room = Future()
+            return self._room
+
+    def put(self, value: Any) -> None:
+        """Encode an item and send it; blocks while the consumer is too far behind.
+
+        Raises:
+            PayloadError: It cannot be encoded.
+            StreamClosedError: The consumer has left.
+        """
+        payload = codec.encode(codec.bulk(value), "item")
+        while (room := self.room()) is not None:
+            room.result()
+        self._send(payload)
+
+    async def put_async(self, value: Any) -> None:
+        """Do as `put` does, for a task."""
+        payload = codec.encode(codec.bulk(value), "item")
+        while (room := self.room()) is not None:
+            await room
+        self._send(payload)
+
+    def _send(self, payload: codec.Payload) -> None:
+        size = payload.size_bytes
+        with self._lock:
+            self._items += 1
+            self._bytes += size
+        self._channel.send_message(frames.ITEM, self._key, b"", payload)

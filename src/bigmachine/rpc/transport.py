@@ -1,0 +1,335 @@
+"""The bytes of one connection: sent from any thread, read by its event loop.
+
+Sending is a combining queue: a thread appends its frame and, if nobody is writing, writes it at
+once, without waiting for the loop (a hop to another thread costs more than the system call).
+Whoever writes looks again after letting go of the lock, so no frame is left behind. A burst from
+one event loop is joined into one write. What the socket does not take at once, and all but the
+first megabyte of a bulk transfer, is written by the loop.
+
+TLS is an `ssl.SSLObject` over memory buffers: asyncio's own TLS layer costs three times as much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from _thread import allocate_lock
+from asyncio import _get_running_loop
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from bigmachine.errors import ProtocolError, RemoteProtocolError
+from bigmachine.version import VERSION
+from bigmachine.wire import frames
+from bigmachine.wire.frames import Event
+from bigmachine.wire.receiver import Receiver
+from bigmachine.wire.sender import Key, Sender
+
+if TYPE_CHECKING:
+    from bigmachine.rpc.codec import Payload
+    from bigmachine.rpc.secure import Tls
+
+logger = logging.getLogger(__name__)
+
+SOCKET_BUFFER_BYTES: Final = 1024 * 1024
+"""Asked of the system for each direction of a connection on one host."""
+_WRITE_BYTES: Final = 1024 * 1024
+"""How much one thread writes in one go: others get their turn then."""
+_READS: Final = 16
+"""How often one connection is read in a row before others get their turn."""
+_LARGE_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+
+Submission = bytes | tuple[bytes, Key] | tuple[int, Key, bytes, Any, int]
+
+
+class Handler(Protocol):
+    """Who is told what a connection brings, on the thread that reads it."""
+
+    def on_events(self, events: list[Event]) -> None:
+        """Handle what one read brought, in order."""
+
+    def on_closed(self, error: BaseException | None) -> None:
+        """Note that the connection is gone; None when this side closed it. Called once."""
+
+
+class Channel:
+    """One connection. Constructed and closed on its loop's thread; `send` works from any."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        handler: Handler,
+        *,
+        tls: Tls | None = None,
+    ) -> None:
+        self._sock = sock
+        self.loop = self._loop = loop
+        self._handler = handler
+        self._tls = tls
+        self._receiver = Receiver()
+        self._sender = Sender()
+        self._inbox: deque[Submission] = deque()
+        self._unsent: list[bytes | memoryview] = []
+        self._lock = allocate_lock()
+        self._waiting_to_write = False
+        self._burst = False
+        self._greeted = False
+        self.closed = False
+        sock.setblocking(False)
+        _tune(sock)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<Channel {state} {'tls' if self._tls else 'plain'} {self._sender!r}>"
+
+    def open(self) -> None:
+        """Greet the peer and begin to read."""
+        self.send(frames.hello(VERSION))
+        self._loop.add_reader(self._sock.fileno(), self._on_readable)
+        if self._tls is not None:  # the handshake may have brought the first frames along
+            self._loop.call_soon(self._on_readable)
+
+    # Sending, from any thread.
+
+    def send(self, item: Submission) -> None:
+        """Send one frame, or one message in parts, as soon as possible; never blocks."""
+        self._inbox.append(item)
+        if not self._waiting_to_write:
+            self.flush()
+
+    def send_in_burst(self, item: Submission, loop: asyncio.AbstractEventLoop) -> None:
+        """Like `send`, from a running loop: the first frame of an iteration goes at once, those
+        that follow in the same iteration go together.
+        """  # noqa: D205
+        self._inbox.append(item)
+        if self._waiting_to_write:
+            return
+        if not self._burst:
+            self._burst = True
+            loop.call_soon(self._end_burst)
+            self.flush()
+        elif loop is not self._loop and len(self._inbox) == 1:
+            # Should the caller's loop be busy for long, the channel's own sends them meanwhile.
+            self._loop.call_soon_threadsafe(self.flush)
+
+    def send_message(
+        self, kind: int, key: Key, head: bytes, payload: Payload, flags: int = 0
+    ) -> None:
+        """Send a message of any size; ``head`` stands before its payload."""
+        if payload.inline:
+            body = head + payload.body
+            header = frames.HEADER.pack(len(body), kind, flags, key[1], key[0])
+            self.send((header + body, key))
+            return
+        parts = payload.parts()
+        size = sum(view.nbytes for view, _ in parts)
+        if size >= _LARGE_MESSAGE_BYTES:
+            _log_large(size, key)
+        self.send((kind, key, head, parts, flags))
+
+    def abort(self, key: Key) -> bool:
+        """Stop sending the message in parts with a key; whether it had begun to leave."""
+        with self._lock:
+            self._accept()
+            begun = self._sender.abort(key)
+        self.flush()
+        return begun
+
+    def flush(self) -> None:
+        """Write what waits, as far as the socket takes it."""
+        while (self._inbox or self._sender or self._unsent) and not self._waiting_to_write:
+            if not self._lock.acquire(blocking=False):
+                return  # whoever holds it looks again
+            try:
+                more = self._write()
+            finally:
+                self._lock.release()
+            if more:
+                self._wait_to_write()
+                return
+
+    def _end_burst(self) -> None:
+        self._burst = False
+        self.flush()
+
+    def _accept(self) -> None:
+        """Move what was submitted into the sender's order."""
+        inbox, sender = self._inbox, self._sender
+        while inbox:
+            item = inbox.popleft()
+            if type(item) is bytes:
+                sender.push(item)
+            elif len(item) == 2:
+                sender.push(*item)
+            else:
+                kind, key, head, parts, flags = item  # type: ignore[misc]
+                sender.push_message(kind, key, head, parts, flags)
+
+    def _write(self) -> bool:
+        """Write up to a limit; return whether more is left for the loop. The lock is held."""
+        written = 0
+        while written < _WRITE_BYTES:
+            if not self._unsent:
+                self._accept()
+                batch = self._sender.take()
+                if not batch:
+                    return False
+                self._unsent = batch if self._tls is None else [self._tls.encrypt(batch)]
+            try:
+                sent = self._write_once()
+            except (BlockingIOError, InterruptedError):
+                return True
+            except OSError as error:
+                self._drop_all()
+                self._close_soon(error)
+                return False
+            written += sent
+        return bool(self._inbox or self._sender or self._unsent)
+
+    def _write_once(self) -> int:
+        unsent = self._unsent
+        sent = self._sock.send(unsent[0]) if len(unsent) == 1 else self._sock.sendmsg(unsent)
+        left = sent
+        while unsent:
+            size = len(unsent[0])
+            if left < size:
+                if left:
+                    unsent[0] = memoryview(unsent[0])[left:]
+                break
+            left -= size
+            del unsent[0]
+        return sent
+
+    def _wait_to_write(self) -> None:
+        self._waiting_to_write = True
+        if _get_running_loop() is self._loop:
+            self._add_writer()
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: so is this
+                self._loop.call_soon_threadsafe(self._add_writer)
+
+    def _add_writer(self) -> None:
+        if not self.closed:
+            self._loop.add_writer(self._sock.fileno(), self._on_writable)
+
+    def _on_writable(self) -> None:
+        with self._lock:
+            more = self._write()
+            if not more:
+                self._waiting_to_write = False
+                if not self.closed:
+                    self._loop.remove_writer(self._sock.fileno())
+        if not more:
+            self.flush()
+
+    # Reading, on the loop.
+
+    def _on_readable(self) -> None:
+        try:
+            if self._tls is None:
+                self._read()
+            else:
+                self._read_tls(self._tls)
+        except (BlockingIOError, InterruptedError):
+            return
+        except (ProtocolError, OSError) as error:
+            self.close(error)
+
+    def _read(self) -> None:
+        receiver, sock = self._receiver, self._sock
+        for _ in range(_READS):
+            buffer = receiver.buffer()
+            count = sock.recv_into(buffer)
+            if not count:
+                self.close(EOFError("the other side closed the connection"))
+                return
+            full = count == len(buffer)
+            self._deliver(receiver.received(count))
+            if self.closed or not full:
+                return
+
+    def _read_tls(self, tls: Tls) -> None:
+        receiver = self._receiver
+        for _ in range(_READS):
+            try:
+                ended, full = tls.fill(self._sock)
+            except (BlockingIOError, InterruptedError):
+                ended = full = False
+            while True:
+                count = tls.read(receiver.buffer())
+                if count <= 0:
+                    break
+                self._deliver(receiver.received(count))
+                if self.closed:
+                    return
+            if ended or count == 0:
+                self.close(EOFError("the other side closed the connection"))
+                return
+            if not full:
+                return
+
+    def _deliver(self, events: list[Event]) -> None:
+        if not events:
+            return
+        if not self._greeted:
+            first = events.pop(0)
+            if first.kind != frames.HELLO:
+                raise RemoteProtocolError("the peer did not greet: its first frame is no HELLO")
+            frames.check_hello(first.body, VERSION)
+            self._greeted = True
+            if not events:
+                return
+        self._handler.on_events(events)
+
+    # Closing.
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Close the connection and tell the handler why. On the loop's thread; idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        descriptor = self._sock.fileno()
+        self._loop.remove_reader(descriptor)
+        self._loop.remove_writer(descriptor)
+        with self._lock:
+            if error is None or isinstance(error, ProtocolError):
+                with contextlib.suppress(OSError):
+                    self._write()
+            self._drop_all()
+            self._sock.close()
+        self._handler.on_closed(error)
+
+    def _close_soon(self, error: BaseException | None) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.close, error)
+
+    def _drop_all(self) -> None:
+        self._waiting_to_write = True  # nobody writes any more
+        self._inbox.clear()
+        self._unsent = []
+        self._sender.clear()
+
+
+def _tune(sock: socket.socket) -> None:
+    if sock.family == socket.AF_UNIX:
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+    else:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+_last_logged = 0.0
+
+
+def _log_large(size: int, key: Key) -> None:
+    """Log a large message, at most one a second."""
+    import time
+
+    global _last_logged
+    now = time.monotonic()
+    if now - _last_logged >= 1:
+        _last_logged = now
+        logger.info("call %d carries a large message: %.0f MiB", key[0], size / 2**20)
