@@ -21,6 +21,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     import ctypes
+    import resource
     import socket
     from collections.abc import Iterator
 
@@ -218,6 +219,11 @@ def process_start_time(pid: int) -> float | None:
         return int(fields[19]) / os.sysconf("SC_CLK_TCK") if fields else None
     else:
         return _psutil_start_time(pid)
+
+
+def peak_memory_bytes(usage: resource.struct_rusage) -> int:
+    """Return the most memory that a process had resident, in bytes, from what ``os.wait4`` gave."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def raise_oom_score(pid: int | None = None, *, score: int = _MACHINE_OOM_SCORE) -> bool:
