@@ -153,9 +153,6 @@ def test_a_non_blocking_pipe_gets_everything_however_slow_its_reader() -> None:
 def test_a_blocked_write_leaves_the_stream_usable_by_others() -> None:
     size = 4 << 20  # more than a pipe holds
     reading, writing = os.pipe()
-    capacity = (
-        fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ) if hasattr(fcntl, "F_GETPIPE_SZ") else 65_536
-    )
     with os.fdopen(writing, "w") as file:
         writer = threading.Thread(target=write_block, args=(file, b"x" * size))
         writer.start()
