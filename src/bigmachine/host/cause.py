@@ -115,8 +115,9 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         pass
-    first = getattr(signal, "SIGRTMIN", None)  # macOS has no real-time signals
-    if first is not None and first < number <= signal.SIGRTMAX:
+    # macOS has no real-time signals.
+    first, last = getattr(signal, "SIGRTMIN", 0), getattr(signal, "SIGRTMAX", 0)
+    if first < number <= last:
         return f"SIGRTMIN+{number - first}"
     return f"signal {number}"
 
