@@ -8,8 +8,8 @@ Pickle says ``cannot pickle '_thread.lock' object`` and not where it is. Found i
    the latest one that is reachable at all is the answer. (Some objects are made only while
    pickling; then the one that made them is named.)
 
-Both steps stop when time is up, so a huge value takes no longer than a small one; then the answer
-is the way to where the search had got.
+Both steps stop when time is up, so a huge value takes no longer than a small one. If the first one
+was stopped, the second looks for an object of a kind that never pickles instead: a lock, a file.
 """
 
 from __future__ import annotations
@@ -70,8 +70,15 @@ def find_unpicklable(
         pickles after all, the way is ``root`` alone and the reason says so.
     """
     trail: deque[object] = deque(maxlen=_TRAIL_LENGTH)
-    reason = _pickle_into_nothing(value, _pickler_class(pickler), trail)
-    return _find_way(value, trail, root), reason
+    try:
+        _pickle_into_nothing(value, _pickler_class(pickler), trail)
+    except _TimeIsUpError:
+        way, reason = _find_refusal(value, root) or (root, "it is too large to say what in it")
+    except Exception as error:  # a user's __reduce__ may raise anything
+        way, reason = _find_latest(value, trail, root), f"{type(error).__name__}: {error}"
+    else:
+        way, reason = root, "it pickles now; was it changed meanwhile?"
+    return _shorten(way), reason[:MAX_REASON_CHARS]
 
 
 def _pickler_class(pickler: Callable[..., pickle.Pickler] | None) -> Any:
@@ -82,11 +89,12 @@ def _pickler_class(pickler: Callable[..., pickle.Pickler] | None) -> Any:
     return pickler
 
 
-def _pickle_into_nothing(value: object, pickler: Any, trail: deque[object]) -> str:
+def _pickle_into_nothing(value: object, pickler: Any, trail: deque[object]) -> None:
     """Pickle a value for the failure's sake, leaving the last objects begun in the trail.
 
-    Returns:
-        Why it failed.
+    Raises:
+        _TimeIsUpError: It takes too long.
+        Exception: Why it does not pickle.
     """
     give_up_at = time.monotonic() + MAX_PICKLE_SECONDS
     begun = 0
@@ -105,39 +113,52 @@ def _pickle_into_nothing(value: object, pickler: Any, trail: deque[object]) -> s
                 trail.append(obj)
             return super().persistent_id(obj) if ask_further else None
 
-    try:
-        # Out of band, or large arrays would be copied.
-        Tracer(_Nowhere(), 5, buffer_callback=lambda _: None).dump(value)
-    except _TimeIsUpError:
-        return "something in there does not pickle; it is too large to say what"
-    except Exception as error:  # a user's __reduce__ may raise anything
-        return f"{type(error).__name__}: {error}"[:MAX_REASON_CHARS]
-    return "it pickles now; was it changed meanwhile?"
+    # Out of band, or large arrays would be copied.
+    Tracer(_Nowhere(), 5, buffer_callback=lambda _: None).dump(value)
 
 
-def _find_way(value: object, trail: deque[object], root: str) -> str:
+def _find_latest(value: object, trail: deque[object], root: str) -> str:
     """Return the way from the value to the latest object of the trail that it holds."""
     rank = {id(obj): position for position, obj in enumerate(trail)}
+    latest = max(rank.values(), default=-1)
     best, best_rank = root, -1
+    for obj, way in _walk(value, root):
+        if rank.get(id(obj), -1) > best_rank:
+            best, best_rank = way, rank[id(obj)]
+            if best_rank == latest:
+                break
+    return best
+
+
+def _find_refusal(value: object, root: str) -> tuple[str, str] | None:
+    """Return the nearest built-in object that refuses to be pickled, and what it says."""
+    for obj, way in _walk(value, root):
+        if type(obj).__module__.startswith(("builtins", "_")) and not isinstance(obj, type):
+            try:
+                obj.__reduce_ex__(5)
+            except TypeError as error:
+                return way, f"TypeError: {error}"
+    return None
+
+
+def _walk(value: object, root: str) -> Iterator[tuple[object, str]]:
+    """Yield the value and all that it holds, each once, nearest first, until time is up."""
     give_up_at = time.monotonic() + MAX_SEARCH_SECONDS
     seen = {id(value): value}  # the objects too: an id is good only while its object lives
     waiting: deque[tuple[object, str]] = deque([(value, root)])
     looked_at = 0
+    yield value, root
     while waiting:
         obj, way = waiting.popleft()
-        if rank.get(id(obj), -1) > best_rank:
-            best, best_rank = way, rank[id(obj)]
-            if best_rank == len(rank) - 1:
-                break
         for part, step in _parts_of(obj):
             looked_at += 1
             if looked_at % _CLOCK_EVERY == 0 and time.monotonic() > give_up_at:
-                return _shorten(best)
+                return
             if type(part) in _ATOMS or id(part) in seen:
                 continue
             seen[id(part)] = part
+            yield part, way + step  # now: what stands before it in the queue may be huge
             waiting.append((part, way + step))
-    return _shorten(best)
 
 
 def _shorten(way: str) -> str:

@@ -67,7 +67,8 @@ def take_apart(exc: BaseException) -> Parts:
     members = exc.exceptions if isinstance(exc, BaseExceptionGroup) else ()
     ways = [_reduce_by_name, _reduce_by_value]
     if _pickles_itself(type(exc)):
-        ways.insert(0, _reduce_by_itself)
+        # One that refuses to be pickled is taken at its word; one that does not load is helped.
+        ways = [_reduce_by_itself, *(() if _refuses(exc) else ways)]
     elif _lives_here_only(type(exc)):
         ways.reverse()
     reasons = []
@@ -197,6 +198,15 @@ def _pickles_itself(cls: type[BaseException]) -> bool:
         or cls.__setstate__ is not native.__setstate__
         or cls in copyreg.dispatch_table
     )
+
+
+def _refuses(exc: BaseException) -> bool:
+    """Return whether an exception's own way to pickle raises."""
+    try:
+        exc.__reduce_ex__(5)
+    except Exception:  # it is the user's
+        return True
+    return False
 
 
 def _lives_here_only(cls: type[BaseException]) -> bool:
