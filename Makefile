@@ -22,7 +22,11 @@ PYTEST ?= -m pytest
 first = .ci/pythons $(PYTHON) 2>/dev/null | sed -n '1s/^[^ ]* //p'
 venv = python=$$($(first)) && [ -n "$$python" ] || { .ci/pythons $(PYTHON); exit 1; }; .ci/venv
 
-.PHONY: demo test quick check bench format clean
+# Kept in .venv, so that a home without a cache does not cost a download at every run.
+pyright = PYRIGHT_PYTHON_CACHE_DIR=.venv/pyright PYRIGHT_PYTHON_IGNORE_WARNINGS=1 \
+    .venv/bin/pyright --pythonpath .venv/bin/python
+
+.PHONY: demo test quick check check-style check-types check-layers bench format clean
 .NOTPARALLEL:
 
 demo: .venv/installed
@@ -45,13 +49,21 @@ quick:
 	@found=$$(.ci/pythons $(PYTHON) 2>/dev/null | head -1) && [ -n "$$found" ] || exec .ci/pythons $(PYTHON); \
 	$(MAKE) --no-print-directory "test-$${found%% *}" PYTHON="$${found#* }" TESTS="tests/unit tests/component"
 
-check: .venv/installed-dev
+# `make -k check` goes on after one of them has failed.
+check: check-style check-types check-layers
+
+check-style: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+# The type tests are programs as users write them: what they say of the public API must hold for both.
+check-types: .venv/installed-dev
 	.venv/bin/mypy
 	.venv/bin/mypy tests/typing
-	PYRIGHT_PYTHON_CACHE_DIR=.venv/pyright .venv/bin/pyright --pythonpath .venv/bin/python
-	PYRIGHT_PYTHON_CACHE_DIR=.venv/pyright .venv/bin/pyright --pythonpath .venv/bin/python tests/typing
+	$(pyright)
+	$(pyright) tests/typing
+
+check-layers: .venv/installed-dev
 	.venv/bin/lint-imports
 
 bench: .venv/installed-bench
