@@ -106,6 +106,7 @@ class _Watched:
 
     group: MemoryGroup | None
     kills_before: int
+    resident_before: int
     uses: tuple[MemoryUse, ...]
 
 
@@ -133,6 +134,7 @@ class OomWatch:
         self._watched[pid] = _Watched(
             group=group,
             kills_before=group.oom_kills() if group else 0,
+            resident_before=self._resident(pid),
             uses=self._uses(group),
         )
 
@@ -159,7 +161,9 @@ class OomWatch:
 
         Args:
             pid: The process.
-            peak_bytes: The most memory that it had resident, if that is known.
+            peak_bytes: The most memory that it had resident, if that is known. What ``os.wait4``
+                says includes the peak of a process that made it by executing a program (not by a
+                mere fork): only a maker much smaller than any limit does no harm.
         """
         watched = self._watched.pop(pid, None)
         self._read_log()
@@ -197,6 +201,14 @@ class OomWatch:
         host = self._host_use()
         return (group.uses() if group else ()) + ((host,) if host else ())
 
+    def _resident(self, pid: int) -> int:
+        """Return what a process has resident, in bytes; after a fork, what it shares as yet."""
+        try:
+            with open(os.path.join(self._root, f"proc/{pid}/statm"), "rb") as file:
+                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, IndexError):
+            return 0
+
     def _host_use(self) -> MemoryUse | None:
         try:
             with open(os.path.join(self._root, "proc/meminfo"), encoding="ascii") as file:
@@ -210,8 +222,10 @@ class OomWatch:
 
 
 def _suspected(watched: _Watched, peak_bytes: int | None) -> OomEvidence | None:
-    # Growth after the last sample is in the peak alone; what others use of it, in the sample.
-    found = [(max(use.used_bytes, peak_bytes or 0), use.limit_bytes) for use in watched.uses]
+    # Growth after the last sample is in the peak alone; what others use of it, in the sample. What
+    # was resident at the start is the template's, and counts against the template's limit.
+    grown = (peak_bytes or 0) - watched.resident_before
+    found = [(max(use.used_bytes, grown), use.limit_bytes) for use in watched.uses]
     used, limit = max(found, key=lambda pair: pair[0] / pair[1], default=(0, 1))
     if used <= NEARLY_FULL * limit:
         return None

@@ -207,6 +207,17 @@ def test_a_peak_near_the_limit_is_an_inference_although_no_sample_saw_it(watch: 
     assert evidence.certainty == "inferred"
 
 
+def test_a_peak_of_memory_shared_with_the_template_is_no_evidence(host: Host) -> None:
+    shared = 90 * MIB
+    host.write("proc/7/statm", f"99999 {shared // os.sysconf('SC_PAGE_SIZE')} 1 1 0 1 0\n")
+    watch = host.watch()
+    watch.add(7)
+    assert watch.explain(7, peak_bytes=shared + 10 * MIB) is None
+    watch.add(7)
+    assert watch.explain(7, peak_bytes=shared + 95 * MIB) is not None
+    watch.close()
+
+
 def test_memory_to_spare_is_no_evidence(host: Host, watch: OomWatch) -> None:
     host.group("job", limit_mib=100, used_mib=90)
     watch.sample()
