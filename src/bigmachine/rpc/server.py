@@ -106,6 +106,11 @@ class Server:
         self._sessions.add(session)
         channel.open()
 
+    @property
+    def connections(self) -> int:
+        """How many connections there are."""
+        return len(self._sessions)
+
     def running(self) -> list[str]:
         """Return the methods of the calls in progress."""
         return [run.method for session in self._sessions for run in session.runs.values()]

@@ -1,0 +1,483 @@
+"""What the processes of a host and the driver say to each other, as plain values.
+
+Three parties use these: the driver and the supervisor (over the control connection, and the first
+two messages over the boot socket, as JSON), the supervisor and its templates, and the supervisor
+and its machines (both over a `bigmachine.host.link`, with descriptors attached)::
+
+    driver ── HostConfig, LaunchSpec ──▶ supervisor ── TemplateStart, MachineStart ──▶ template
+           ◀── HostReady, MachineEvent ──           ◀── Reached, Forked, ForkFailed ──
+                                         supervisor ── Connection, Stop, Ask ──▶ machine
+                                                    ◀── Ready, InitFailed, Answer ──
+
+Everything here is frozen and pickles; nothing here does anything. Only the standard library's
+cheapest modules are imported, since the template pays for them before the user's program runs.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from bigmachine.death import Death
+    from bigmachine.rpc.codec import Payload
+
+StartMethod: TypeAlias = Literal["auto", "fork", "spawn"]
+
+
+# The program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A program, and how an interpreter runs it from its top.
+
+    Attributes:
+        how: ``"script"`` (a file, a directory or an archive), ``"module"`` (``-m``), or ``"bare"``:
+            no user's program at all; services arrive by pickle.
+        target: The script's path as it was given, or the module's name; "" when bare.
+        executable: The interpreter.
+        flags: The interpreter's own options, as ``("-X", "dev")``.
+        argv: ``sys.argv`` as the interpreter makes it (of a module: before it is run).
+        orig_argv: ``sys.orig_argv``, the whole command line.
+        directory: Where the program was started: ``target`` may be relative to it.
+        sys_path: When bare: the driver's ``sys.path``.
+    """
+
+    how: Literal["script", "module", "bare"]
+    target: str = ""
+    executable: str
+    flags: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
+    orig_argv: tuple[str, ...] = ()
+    directory: str = ""
+    sys_path: tuple[str, ...] = ()
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the machine runs no user's main program."""
+        return self.how == "bare"
+
+    def with_args(self, args: tuple[str, ...]) -> Program:
+        """Return the same program with other arguments."""
+        kept = len(self.orig_argv) - max(0, len(self.argv) - 1)
+        return Program(
+            how=self.how,
+            target=self.target,
+            executable=self.executable,
+            flags=self.flags,
+            argv=(*self.argv[:1], *args),
+            orig_argv=(*self.orig_argv[:kept], *args),
+            directory=self.directory,
+            sys_path=self.sys_path,
+        )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Program:
+        """Rebuild it from what ``dataclasses.asdict`` and JSON made of it."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateSpec:
+    """What makes one template differ from another.
+
+    Attributes:
+        program: The program, with the arguments that it is to get.
+        environ: Its whole environment; None is the supervisor's own, which on the driver's host is
+            the driver's.
+        start_method: ``"fork"`` and ``"auto"`` fork where that is safe, ``"spawn"`` never does.
+    """
+
+    program: Program
+    environ: Mapping[str, str] | None = field(default=None, repr=False)
+    start_method: StartMethod = "auto"
+
+    def key(self) -> str:
+        """Return a short text that is the same for the same template."""
+        environ = None if self.environ is None else sorted(self.environ.items())
+        parts = [asdict(self.program), environ, self.start_method == "spawn"]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return it as what fits into JSON."""
+        environ = None if self.environ is None else dict(self.environ)
+        return {
+            "program": asdict(self.program),
+            "environ": environ,
+            "start_method": self.start_method,
+        }
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> TemplateSpec:
+        """Rebuild it from `to_mapping`."""
+        program = Program.from_mapping(values["program"])
+        return cls(**{**values, "program": program})
+
+
+# The driver and the supervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig:
+    """What a supervisor is told first, over its boot socket: a length (4 bytes) and JSON.
+
+    Attributes:
+        cluster: The cluster's name.
+        directory: The host's private directory (mode 0700); made if need be, and removed at the
+            end.
+        driver_pid: The driver's process where it is on this host: its life is the lease.
+        transport: ``"unix"`` or ``"tls"``.
+        credentials: With TLS: `security.credentials.Credentials`, as a mapping.
+        listen: With TLS: the IP address to listen on.
+        port: With TLS: the port; 0 is any.
+        lease_seconds: Without a keepalive for this long the host ends; None: no such limit.
+        sys_path: Where the supervisor finds what it imports: the driver's ``sys.path``.
+        template: The template that will be needed first, so that it starts at once.
+    """
+
+    cluster: str
+    directory: str
+    driver_pid: int | None = None
+    transport: Literal["unix", "tls"] = "unix"
+    credentials: Mapping[str, str] | None = field(default=None, repr=False)
+    listen: str = "127.0.0.1"
+    port: int = 0
+    lease_seconds: float | None = None
+    sys_path: tuple[str, ...] = ()
+    template: TemplateSpec | None = None
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return it as what fits into JSON (``HostRequest.boot``)."""
+        return {
+            "cluster": self.cluster,
+            "directory": self.directory,
+            "driver_pid": self.driver_pid,
+            "transport": self.transport,
+            "credentials": None if self.credentials is None else dict(self.credentials),
+            "listen": self.listen,
+            "port": self.port,
+            "lease_seconds": self.lease_seconds,
+            "sys_path": list(self.sys_path),
+            "template": None if self.template is None else self.template.to_mapping(),
+        }
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> HostConfig:
+        """Rebuild it from `to_mapping`.
+
+        Raises:
+            TypeError: There is an entry that this version does not know, or one is missing.
+        """
+        template = values.get("template")
+        changes = {
+            "sys_path": tuple(values.get("sys_path", ())),
+            "template": None if template is None else TemplateSpec.from_mapping(template),
+        }
+        return cls(**{**values, **changes})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReady:
+    """The supervisor's first message, over its boot socket: a length (4 bytes) and JSON.
+
+    Attributes:
+        ok: Whether it runs.
+        pid: Its process.
+        address: Where it accepts connections: `bigmachine.addresses`, without a target.
+        error: Why it does not run, or "".
+    """
+
+    ok: bool
+    pid: int
+    address: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSpec:
+    """Which machine is to be started: its unique id, and its number in the cluster."""
+
+    id: str
+    index: int
+
+    @property
+    def label(self) -> str:
+        """What output lines and log lines call it."""
+        return f"m{self.index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSpec:
+    """A request for machines of one kind.
+
+    Attributes:
+        machines: Those to start.
+        cluster: The cluster's name.
+        program: What they run.
+        services: One encoded mapping of names to `Payload`, each an encoded service.
+        args: Arguments for the program in place of the driver's; None keeps those.
+        environ: The environment to begin with; None is the supervisor's own. For local machines
+            the driver's at this moment.
+        env: Changes to it; None removes a name.
+        start_method: How they are started.
+        maxprocs: How many processors each has to itself.
+        sys_path: Entries that ``sys.path`` of the machine is to have, in any place.
+        cwd: Where they work; "" leaves them where the program is.
+    """
+
+    machines: tuple[MachineSpec, ...]
+    cluster: str
+    program: Program
+    services: Payload = field(repr=False)
+    args: tuple[str, ...] | None = None
+    environ: Mapping[str, str] | None = field(default=None, repr=False)
+    env: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    start_method: StartMethod = "auto"
+    maxprocs: int = 1
+    sys_path: tuple[str, ...] = ()
+    cwd: str = ""
+
+    def template(self, own_environ: Mapping[str, str]) -> TemplateSpec:
+        """Return the template that these machines are made from.
+
+        Args:
+            own_environ: What ``environ=None`` stands for.
+        """
+        environ = self.environ
+        if self.env:
+            environ = dict(own_environ if environ is None else environ)
+            for name, value in self.env.items():
+                environ.pop(name, None)
+                if value is not None:
+                    environ[name] = value
+        program = self.program if self.args is None else self.program.with_args(self.args)
+        return TemplateSpec(program=program, environ=environ, start_method=self.start_method)
+
+
+class EventKind(enum.StrEnum):
+    """What became of a machine, in the order of its life."""
+
+    STARTED = "started"
+    READY = "ready"
+    DIED = "died"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineEvent:
+    """Something happened to a machine.
+
+    Attributes:
+        machine_id: To which.
+        kind: What.
+        pid: STARTED: its process.
+        address: READY: where it is reached, for ``dial``.
+        maxprocs: READY: how many processors it has to itself.
+        hostname: READY: its host's name.
+        death: DIED: what it died of.
+        init_error: DIED, of kind ``init``: the exception, by ``rpc.exceptions.encode_exception``.
+    """
+
+    machine_id: str
+    kind: EventKind
+    pid: int = 0
+    address: str = ""
+    maxprocs: int = 1
+    hostname: str = ""
+    death: Death | None = None
+    init_error: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepaliveReply:
+    """The answer to a keepalive.
+
+    Attributes:
+        accepted: For how long the lease was renewed, in seconds; 0 where there is none to renew.
+        healthy: Whether the host has memory to spare.
+    """
+
+    accepted: float
+    healthy: bool
+
+
+# The supervisor and its templates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateStart:
+    """The first message to a template.
+
+    Attributes:
+        spec: What it is to run. (The environment has come with the process.)
+        supervisor_pid: Its parent: without it, it ends.
+        tag: What marks its descendants (`host.processes`).
+        open_files: The soft limit of open files that the program is to have.
+        credentials: With TLS: what its machines prove themselves with.
+    """
+
+    spec: TemplateSpec
+    supervisor_pid: int
+    tag: int = 0
+    open_files: int | None = None
+    credentials: Mapping[str, str] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """The template's program has reached ``bigmachine.start``.
+
+    Attributes:
+        stack_fd: Where, in it and its copies, stacks that are asked for are written.
+        reason: Why it must not be forked, or "": then it may.
+    """
+
+    stack_fd: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineIdentity:
+    """Who a machine is.
+
+    Attributes:
+        cluster: Its cluster's name.
+        id: Its unique id.
+        index: Its number in the cluster.
+        address: Where it is reached, for ``dial``.
+        maxprocs: How many processors it has to itself.
+        hostname: Its host's name.
+        bare: Whether it runs no user's main program.
+        credentials: With TLS: what it proves itself with.
+    """
+
+    cluster: str
+    id: str
+    index: int
+    address: str
+    maxprocs: int = 1
+    hostname: str = ""
+    bare: bool = False
+    credentials: Mapping[str, str] | None = field(default=None, repr=False)
+
+    @property
+    def label(self) -> str:
+        """What output lines and log lines call it."""
+        return f"m{self.index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineStart:
+    """A request to a template for one machine.
+
+    Attached are four descriptors: what is to be its stdout and stderr, its link to the supervisor,
+    and its services (`host.parcel`).
+
+    Attributes:
+        identity: Who it is to be.
+        supervisor_pid: Who is to be its parent: without it, it ends.
+        tag: What marks its descendants (`host.processes`).
+        sys_path: Entries that its ``sys.path`` is to have.
+        cwd: Where it works; "" leaves it where it is.
+    """
+
+    identity: MachineIdentity
+    supervisor_pid: int
+    tag: int
+    sys_path: tuple[str, ...] = ()
+    cwd: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forked:
+    """The template has made this machine."""
+
+    machine_id: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkFailed:
+    """The template could not make this machine: the system refused."""
+
+    machine_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retire:
+    """No more machines are wanted of this template."""
+
+
+# The supervisor and its machines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """A peer has connected and asked for this machine. Attached is its socket."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """The machine is to end gracefully.
+
+    Attributes:
+        grace: How long that may take, in seconds.
+    """
+
+    grace: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A question that the machine alone can answer.
+
+    Attributes:
+        number: Names the question in its `Answer`.
+        what: ``"register"`` (``args``: the name; attached is the service as a parcel), ``"vars"``
+            or ``"runtime"`` (Python's own memory figures).
+        args: What belongs to it.
+    """
+
+    number: int
+    what: Literal["register", "vars", "runtime"]
+    args: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The services' ``init`` has run; calls are served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitFailed:
+    """A service could not be rebuilt, or its ``init`` raised.
+
+    Attributes:
+        error: The exception, by ``rpc.exceptions.encode_exception``.
+        text: Its type and text, in one line.
+    """
+
+    error: bytes = field(repr=False)
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The answer to an `Ask`.
+
+    Attributes:
+        number: The question's.
+        value: The answer, plain values only.
+        error: In its place an exception, by ``rpc.exceptions.encode_exception``.
+        text: Its type and text, in one line.
+    """
+
+    number: int
+    value: Any = None
+    error: bytes | None = field(default=None, repr=False)
+    text: str = ""

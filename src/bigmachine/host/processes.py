@@ -1,0 +1,280 @@
+"""The supervisor's children: how they are started, marked, waited for and ended.
+
+A machine's descendants must die with it, also those that have left its session and lost their
+parent. Since the supervisor is a subreaper they become its children, but whose they were cannot be
+seen any more. So each machine is marked with something that every descendant inherits and that
+nobody loses by ``setsid``, ``exec`` or a cleared environment: a limit (`tag_self`), of a kind that
+does nothing here, to a number that is as good as none. Where that cannot be had (macOS), the
+session must do.
+
+How processes ended is learned by `Reaper`. It looks before it reaps, so that whoever must act while
+a dead process still holds its id (kill its group, say) can do so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from bigmachine import osdep
+
+if TYPE_CHECKING:
+    import asyncio
+
+# RLIMIT_RTTIME limits processes with real-time scheduling alone, in microseconds: this is 73,000
+# years. The numbers above it are free to mean something.
+_TAG_BASE: Final = 1 << 61
+_ORDINAL_BITS: Final = 24
+_SWEEPS: Final = 20  # generations that one sweep peels off at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a process ended.
+
+    Attributes:
+        pid: Which.
+        status: What ``os.waitpid`` says.
+        peak_memory_bytes: The most memory it had resident.
+    """
+
+    pid: int
+    status: int
+    peak_memory_bytes: int
+
+
+# Starting
+
+
+def start_process(
+    command: Sequence[str],
+    *,
+    environ: Mapping[str, str] | None,
+    link_fd: int,
+    output_fd: int,
+) -> int:
+    """Start a process in a session of its own and return its id.
+
+    It works where this process does, with its limits and its umask. stdin is ``/dev/null``.
+
+    Args:
+        command: Its command line, the executable's path first. It is to know its link by
+            ``LINK_FD``.
+        environ: Its environment; None is this process's.
+        link_fd: Becomes ``LINK_FD`` in the process.
+        output_fd: Becomes its stdout and stderr.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    import fcntl
+
+    # Away from the numbers that they are to get, so that none is overwritten before it is copied.
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in (link_fd, output_fd)]
+    link, output = copies
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, output, 1),
+        (os.POSIX_SPAWN_DUP2, output, 2),
+        (os.POSIX_SPAWN_DUP2, link, LINK_FD),
+    ]
+    try:
+        return os.posix_spawn(
+            command[0],
+            list(command),
+            dict(os.environ if environ is None else environ),
+            file_actions=actions,
+            setsigdef=_PYTHON_IGNORES,
+            setsigmask=[],
+            **_NEW_SESSION,
+        )
+    finally:
+        for copy in copies:
+            os.close(copy)
+
+
+LINK_FD: Final = 3
+"""The descriptor of its link in a process that `start_process` has started."""
+
+_PYTHON_IGNORES = [
+    each for name in ("SIGPIPE", "SIGXFSZ", "SIGHUP") if (each := getattr(signal, name, None))
+]
+_NEW_SESSION: dict[str, bool] = {"setsid": True} if hasattr(os, "pidfd_open") else {}
+
+
+def protect_from_orphanhood(parent: int) -> None:
+    """End with the parent: called in the child, when the parent is its final one."""
+    osdep.set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def wait_for_reparenting(before: int, after: int) -> None:
+    """Wait until this process's parent has ended and another has taken its place.
+
+    Ends this process if it is anybody else than ``after``.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        watch = osdep.watch_process(before)
+        # The kernel hands the children on before it tells of the end.
+        while os.getppid() == before:
+            osdep.wait_process(watch, 1.0)
+        os.close(watch)
+    protect_from_orphanhood(after)
+
+
+# Marking
+
+
+def new_tag_space() -> int:
+    """Return the first of 16 million tags that no other supervisor uses."""
+    return _TAG_BASE + (int.from_bytes(os.urandom(4), "big") << _ORDINAL_BITS)
+
+
+def tag_self(tag: int) -> bool:
+    """Mark this process and its descendants to come.
+
+    Returns:
+        Whether the platform, and the limits that this process has, allow it.
+    """
+    import resource
+
+    kind = getattr(resource, "RLIMIT_RTTIME", None)
+    if kind is None or not tag:
+        return False
+    hard = resource.getrlimit(kind)[1]
+    try:
+        resource.setrlimit(kind, (tag, hard))
+    except (OSError, ValueError):  # somebody has set a real limit
+        return False
+    return True
+
+
+def tag_of(pid: int) -> int | None:
+    """Return the mark of a process, None when it has none or is gone."""
+    import resource
+
+    kind = getattr(resource, "RLIMIT_RTTIME", None)
+    if kind is None:
+        return None
+    try:
+        soft = resource.prlimit(pid, kind)[0]
+    except (OSError, ValueError):
+        return None
+    return soft if soft >= _TAG_BASE else None
+
+
+# Waiting
+
+
+class Reaper:
+    """Waits for every child of this process, also for those it has inherited.
+
+    Args:
+        on_ended: Called with the id of a child that has ended, before anybody reaps it.
+        on_reaped: Called when it has been reaped.
+    """
+
+    def __init__(self, on_ended: Callable[[int], None], on_reaped: Callable[[Exit], None]) -> None:
+        self._on_ended = on_ended
+        self._on_reaped = on_reaped
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Reap whenever a child has ended, on this loop (of the main thread)."""
+        loop.add_signal_handler(signal.SIGCHLD, self.reap)
+        loop.call_soon(self.reap)  # some may have ended before
+
+    def reap(self) -> None:
+        """Reap all children that have ended by now."""
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            self._on_ended(found.si_pid)
+            pid, status, usage = os.wait4(found.si_pid, 0)
+            self._on_reaped(
+                Exit(pid=pid, status=status, peak_memory_bytes=_max_rss_bytes(usage.ru_maxrss))
+            )
+
+
+def _max_rss_bytes(max_rss: int) -> int:
+    return max_rss if _RSS_IN_BYTES else max_rss * 1024
+
+
+_RSS_IN_BYTES: Final = os.uname().sysname == "Darwin"  # getrusage(2): kilobytes on Linux
+
+
+# Ending
+
+
+class Orphanage:
+    """The processes that machines have left behind to this one.
+
+    Args:
+        is_known: Whether a child of this process is one that it has started itself.
+    """
+
+    def __init__(self, is_known: Callable[[int], bool]) -> None:
+        self._is_known = is_known
+
+    def sweep(self, dead: Callable[[int | None], bool], sessions: Iterable[int] = ()) -> int:
+        """Kill the processes that dead machines have left behind, and all their descendants.
+
+        Those are children of this process by now; their own children become so in turn, when they
+        have ended, so repeat it until it finds none.
+
+        Args:
+            dead: Whether a tag (None: none) is one of a machine that is dead.
+            sessions: The sessions of dead machines.
+
+        Returns:
+            How many were found.
+        """
+        left = set(sessions)
+        killed: set[int] = set()
+        for orphan in osdep.children_of(os.getpid()):
+            if self._is_known(orphan):
+                continue
+            if dead(tag_of(orphan)) or osdep.session_of(orphan) in left:
+                killed |= {orphan, *osdep.descendants_of(orphan)}
+        for pid in killed:
+            kill(pid, signal.SIGKILL)
+        return len(killed)
+
+
+def kill(pid: int, sig: int) -> None:
+    """Send a signal to a process; one that is gone, or not ours to signal, is left alone."""
+    if pid > 1:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, sig)
+
+
+def kill_everything(pids: Iterable[int]) -> None:
+    """Kill these processes with their groups and all descendants, and those of this process.
+
+    For the end, when the time is short: it does not wait. To be repeated until none is left.
+    """
+    for pid in pids:
+        osdep.kill_process_group(pid, signal.SIGKILL)
+        kill(pid, signal.SIGKILL)
+    for _ in range(_SWEEPS):
+        found = osdep.descendants_of(os.getpid())
+        if not found:
+            return
+        for pid in found:
+            kill(pid, signal.SIGKILL)
+        reap_all()
+
+
+def reap_all() -> None:
+    """Reap whatever has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass

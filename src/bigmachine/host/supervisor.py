@@ -1,0 +1,455 @@
+"""The supervisor: one process for each host and cluster, with no user code in it.
+
+It owns the host's endpoint, its machines and their processes, and the lease. It begins with a boot
+socket that it has inherited::
+
+    driver ── length, JSON: HostConfig ──▶ supervisor
+           ◀── length, JSON: HostReady ──
+           ◀═══ the control connection (unix), or nothing but an end-of-file (tls) ═══▶
+
+and starts the first template before it has even imported its own event loop, so that both are ready
+at about the same time.
+
+What always holds: when the driver is gone, or the lease has lapsed, everything that descends from
+this process is killed, and it ends itself; it never waits for the driver without a limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from bigmachine import osdep
+from bigmachine.host import processes
+from bigmachine.host.launcher import Launcher, Surroundings
+from bigmachine.host.messages import HostConfig, HostReady
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from bigmachine.addresses import Address
+    from bigmachine.death import Death
+    from bigmachine.host.launcher import BootFailure
+    from bigmachine.host.messages import KeepaliveReply, LaunchSpec, MachineEvent
+    from bigmachine.host.processes import Exit
+
+DEFAULT_GRACE_SECONDS: Final = 5.0
+"""For a graceful end that SIGTERM asks for."""
+
+_BOOT_SECONDS: Final = 10.0  # for the driver to say what it wants
+_TICK_SECONDS: Final = 0.5
+_OOM_SAMPLE_TICKS: Final = 2
+_LONELY_TICKS: Final = 4  # without any connection, then it ends
+_FAREWELL_SECONDS: Final = 1.0  # for the driver to take what is left, at least
+_MAX_EARLY: Final = 4096
+_LENGTH_BYTES: Final = 4
+
+
+def main(boot_fd: int) -> None:
+    """Be a supervisor, from the boot socket to the end. Never returns."""
+    os.set_inheritable(boot_fd, False)
+    boot = socket.socket(fileno=boot_fd)
+    _settle()
+    try:
+        config = HostConfig.from_mapping(_receive(boot))
+    except (EOFError, OSError, ValueError, TypeError) as error:
+        _send(boot, HostReady(ok=False, pid=os.getpid(), error=f"bad configuration: {error}"))
+        os._exit(1)
+    sys.path += [entry for entry in config.sys_path if entry not in sys.path]
+    try:
+        _run(config, boot)
+    except BaseException as error:
+        _send(boot, HostReady(ok=False, pid=os.getpid(), error=f"{type(error).__name__}: {error}"))
+        print(f"bigmachine: the supervisor failed: {error!r}", file=sys.stderr)
+        processes.kill_everything(())
+    os._exit(1)
+
+
+def _settle() -> None:
+    """Become a process apart: a terminal's signals and streams are the driver's alone."""
+    with contextlib.suppress(PermissionError):  # it was started as a session's leader
+        os.setsid()
+    devnull = os.open(os.devnull, os.O_RDWR)
+    os.dup2(devnull, 0)
+    os.dup2(devnull, 1)
+    os.close(devnull)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    osdep.set_child_subreaper()
+
+
+def _run(config: HostConfig, boot: socket.socket) -> None:
+    watch = None if config.driver_pid is None else osdep.watch_process(config.driver_pid)
+    directory = _Directory(config.directory)
+    tags = iter(range(processes.new_tag_space(), sys.maxsize))
+    surroundings = Surroundings(
+        supervisor_pid=os.getpid(),
+        open_files=osdep.raise_open_files_limit(),
+        credentials=config.credentials,
+        new_tag=lambda: next(tags),
+    )
+    launcher = Launcher(surroundings)
+    if config.template is not None:
+        launcher.prepare(config.template)
+
+    import asyncio
+
+    async def live() -> None:
+        supervisor = Supervisor(config, launcher, directory)
+        await supervisor.run(boot, watch)
+
+    with asyncio.Runner() as runner:
+        runner.run(live())
+
+
+class Supervisor:
+    """The supervisor's state. Made and used on its event loop.
+
+    Args:
+        config: What it has been told.
+        launcher: What makes its machines.
+        directory: The host's private directory.
+    """
+
+    def __init__(self, config: HostConfig, launcher: Launcher, directory: _Directory) -> None:
+        import asyncio
+
+        from bigmachine.host.events import EventLog
+        from bigmachine.host.hosted import Home, HostedMachine
+        from bigmachine.host.oom import OomWatch
+        from bigmachine.host.spool import Spool
+        from bigmachine.host.watchdog import Watchdog
+        from bigmachine.rpc.server import Server
+
+        self.config = config
+        self.loop = asyncio.get_running_loop()
+        self.hostname = os.uname().nodename
+        self.spool = Spool(asyncio.Event)
+        self.events = EventLog()
+        self.machines: dict[str, HostedMachine] = {}
+        self.server = Server(name=f"supervisor of {config.cluster}")
+        self.watchdog: Watchdog | None = None
+        if config.lease_seconds is not None:
+            self.watchdog = Watchdog(now=self.loop.time(), period=config.lease_seconds)
+        self._new_machine = HostedMachine
+        self._launcher = launcher
+        self._directory = directory
+        self._oom = OomWatch()
+        self._by_pid: dict[int, HostedMachine] = {}
+        self._early: dict[int, Exit] = {}  # of processes that may turn out to be machines
+        self._orphanage = processes.Orphanage(self._is_known)
+        self._reaper = processes.Reaper(self._on_ended, self._on_reaped)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tick_number = 0
+        self._lonely_ticks = 0
+        self._stopping: asyncio.Task[None] | None = None
+        self._finished = asyncio.Event()
+        self._home = Home(
+            loop=self.loop,
+            spool=self.spool,
+            oom=self._oom,
+            emit=self._emit,
+            sweep=self._sweep,
+            withdraw=launcher.withdraw,
+        )
+
+    async def run(self, boot: socket.socket, watch: int | None) -> None:
+        """Serve until the end of it all; does not return."""
+        from bigmachine.host.services import HostService, SupervisorService
+
+        self._reaper.attach(self.loop)
+        self._launcher.attach(self.loop, on_started=self._on_started, on_failed=self._on_failed)
+        self.server.register("Host", HostService(self))
+        self.server.register("Supervisor", SupervisorService(self))
+        self._open_door()
+        self.loop.add_signal_handler(signal.SIGTERM, self.begin_shutdown, DEFAULT_GRACE_SECONDS)
+        if watch is not None:
+            self.loop.add_reader(watch, self.lapse)
+        _send(boot, HostReady(ok=True, pid=os.getpid(), address=str(self.address)))
+        if self.config.transport == "unix":
+            self.server.adopt(boot)
+        else:
+            boot.setblocking(False)
+            self.loop.add_reader(boot, self._on_boot_socket, boot)
+        self.loop.call_later(_TICK_SECONDS, self._tick)
+        await self._finished.wait()
+        self._leave(0)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run a coroutine as a task of this supervisor."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Machines
+
+    def launch(self, spec: LaunchSpec) -> None:
+        """Start machines; what becomes of them is told by events."""
+        from bigmachine.host.messages import MachineStart
+        from bigmachine.host.parcel import write_parcel
+
+        template = spec.template(os.environ)
+        parcel = write_parcel(spec.services)
+        try:
+            for each in spec.machines:
+                machine = self._add(spec, each.id, each.index)
+                start = MachineStart(
+                    identity=machine.identity,
+                    supervisor_pid=os.getpid(),
+                    tag=machine.tag,
+                    sys_path=spec.sys_path,
+                    cwd=spec.cwd,
+                )
+                fds = (*machine.open(), os.dup(parcel))
+                if self._stopping is None:
+                    self._launcher.launch(template, (start, fds))
+                else:
+                    self._refuse(machine, fds)
+        finally:
+            os.close(parcel)
+
+    def _add(self, spec: LaunchSpec, machine_id: str, index: int) -> Any:
+        from bigmachine.host.messages import MachineIdentity
+
+        identity = MachineIdentity(
+            cluster=spec.cluster,
+            id=machine_id,
+            index=index,
+            address=str(self.address.at(machine_id)),
+            maxprocs=spec.maxprocs,
+            hostname=self.hostname,
+            bare=spec.program.is_bare,
+            credentials=self.config.credentials,
+        )
+        machine = self._new_machine(identity, self._launcher.surroundings.new_tag(), self._home)
+        self.machines[machine_id] = machine
+        return machine
+
+    def _refuse(self, machine: Any, fds: tuple[int, ...]) -> None:
+        from bigmachine.death import DeathKind
+        from bigmachine.host.launcher import BootFailure
+
+        for fd in fds:
+            os.close(fd)
+        machine.stop(0.0, DeathKind.SHUTDOWN)
+        machine.failed(BootFailure(detail=""))
+
+    def _on_started(self, machine_id: str, pid: int, stack_fd: int) -> None:
+        machine = self.machines[machine_id]
+        self._by_pid[pid] = machine
+        machine.started(pid, stack_fd, self._early.pop(pid, None))
+
+    def _on_failed(self, machine_id: str, failure: BootFailure) -> None:
+        self.machines[machine_id].failed(failure)
+
+    def _emit(self, event: MachineEvent) -> None:
+        self.events.add(event)
+
+    # Processes
+
+    def _is_known(self, pid: int) -> bool:
+        return pid in self._by_pid or self._launcher.owns(pid)
+
+    def _on_ended(self, pid: int) -> None:
+        if self._is_known(pid):
+            osdep.kill_process_group(pid, signal.SIGKILL)
+
+    def _on_reaped(self, ended: Exit) -> None:
+        machine = self._by_pid.pop(ended.pid, None)
+        if machine is not None:
+            machine.reaped(ended)
+            return
+        tag = self._launcher.tag_of(ended.pid)
+        if self._launcher.reaped(ended):
+            self._orphanage.sweep(lambda each: each == tag, [ended.pid])
+        elif self._launcher.is_forking and len(self._early) < _MAX_EARLY:
+            self._early[ended.pid] = ended
+        else:
+            self._early.clear()
+
+    def _sweep(self, machine: Any) -> int:
+        sessions = () if machine.pid is None else (machine.pid,)
+        return self._orphanage.sweep(lambda tag: tag == machine.tag, sessions)
+
+    # Connections
+
+    @property
+    def address(self) -> Address:
+        """Where this host is reached."""
+        return self._door.address
+
+    def _open_door(self) -> None:
+        from bigmachine.host import door
+
+        config = self.config
+        self._tls = None
+        if config.transport == "unix":
+            listener, address = door.listen_unix(config.directory)
+        else:
+            from bigmachine.security.credentials import Credentials
+            from bigmachine.security.tls import server_context
+
+            credentials = Credentials(**(config.credentials or {}))
+            self._tls = server_context(credentials)
+            listener, address = door.listen_tcp(config.listen, config.port, credentials.subject)
+        self._door = door.Door(listener, address, self._hand_over)
+
+    def _hand_over(self, sock: socket.socket, target: str) -> None:
+        from bigmachine.addresses import HOST_TARGET
+
+        if target == HOST_TARGET:
+            self.server.adopt(sock, tls=self._tls)
+        elif target in self.machines:
+            self.machines[target].adopt(sock)
+        else:
+            sock.close()
+
+    def _on_boot_socket(self, boot: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            try:
+                ended = not boot.recv(4096)
+            except OSError:
+                ended = True
+            if ended:
+                self.lapse()
+
+    def keepalive(self, period: float) -> KeepaliveReply:
+        """Renew the lease for ``period`` seconds; where there is none, only say how things are.
+
+        Raises:
+            ValueError: ``period`` is not positive.
+        """
+        import psutil
+
+        from bigmachine.host.messages import KeepaliveReply
+        from bigmachine.host.watchdog import is_healthy
+
+        accepted = 0.0
+        if self.watchdog is not None:
+            accepted = self.watchdog.feed(self.loop.time(), period)
+        healthy = is_healthy(psutil.virtual_memory().percent)
+        return KeepaliveReply(accepted=accepted, healthy=healthy)
+
+    # The end
+
+    def begin_shutdown(self, grace: float) -> None:
+        """Begin a graceful end of everything, within ``grace`` seconds. Idempotent."""
+        if self._stopping is None:
+            self._stopping = self.loop.create_task(self._shut_down(grace))
+
+    async def wait_machines(self) -> None:
+        """Wait until all machines are dead."""
+        for machine in list(self.machines.values()):
+            await machine.dead.wait()
+
+    async def _shut_down(self, grace: float) -> None:
+        end = self.loop.time() + grace
+        self._launcher.retire()
+        for machine in list(self.machines.values()):
+            machine.stop(grace)
+        await self._within(end, self.wait_machines())
+        self.spool.close()
+        self.events.close()
+        end = max(end, self.loop.time() + _FAREWELL_SECONDS)
+        await self._within(end, self._farewell())
+        await self.server.close(0.0)
+        self._finished.set()
+
+    async def _farewell(self) -> None:
+        """Wait until the driver has taken everything and closed its connection."""
+        import asyncio
+
+        while self.server.connections:
+            await asyncio.sleep(0.005)
+
+    async def _within(self, end: float, coroutine: Coroutine[Any, Any, None]) -> None:
+        import asyncio
+
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(coroutine, max(0.0, end - self.loop.time()))
+
+    def lapse(self) -> None:
+        """The driver is gone: kill everything and end, at once."""
+        self._leave(1)
+
+    def _leave(self, code: int) -> None:
+        self._door.close()
+        pids = [*self._by_pid, *self._launcher.pids()]
+        self._launcher.kill()
+        processes.kill_everything(pids)
+        self._directory.remove()
+        os._exit(code)
+
+    def _tick(self) -> None:
+        self.loop.call_later(_TICK_SECONDS, self._tick)
+        self._tick_number += 1
+        if self.watchdog is not None and self.watchdog.expired(self.loop.time()):
+            self.lapse()
+        if self._tick_number % _OOM_SAMPLE_TICKS == 0:
+            self._oom.sample()
+        # A driver that has closed its connection without a word wants no more; on a host of its
+        # own the lease decides, for there it may come back.
+        is_lonely = self.watchdog is None and not self.server.connections
+        self._lonely_ticks = self._lonely_ticks + 1 if is_lonely else 0
+        if self._lonely_ticks >= _LONELY_TICKS:
+            self.begin_shutdown(DEFAULT_GRACE_SECONDS)
+
+    def death_of(self, machine_id: str) -> Death | None:
+        """Return what a machine died of, None while it lives."""
+        machine = self.machines.get(machine_id)
+        return None if machine is None else machine.death
+
+
+class _Directory:
+    """The host's private directory, locked for as long as this process lives."""
+
+    def __init__(self, path: str) -> None:
+        import fcntl
+
+        self.path = path
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        found = os.stat(path)
+        if found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise PermissionError(f"{path} is not this user's alone (it has to have mode 0700)")
+        self._lock = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def remove(self) -> None:
+        """Remove it with what is in it."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.path):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(self.path, name))
+            os.rmdir(self.path)
+
+
+def _receive(boot: socket.socket) -> Any:
+    import json
+
+    boot.settimeout(_BOOT_SECONDS)
+    length = int.from_bytes(_receive_exactly(boot, _LENGTH_BYTES), "big")
+    return json.loads(_receive_exactly(boot, length))
+
+
+def _receive_exactly(boot: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        more = boot.recv(count - len(data))
+        if not more:
+            raise EOFError("the driver has gone")
+        data += more
+    return bytes(data)
+
+
+def _send(boot: socket.socket, ready: HostReady) -> None:
+    import json
+    from dataclasses import asdict
+
+    body = json.dumps(asdict(ready)).encode()
+    with contextlib.suppress(OSError):
+        boot.sendall(len(body).to_bytes(_LENGTH_BYTES, "big") + body)

@@ -1,0 +1,197 @@
+"""The template: the user's program, run up to ``bigmachine.start``; then it only forks.
+
+    supervisor ── TemplateStart ──▶ template: runs the program as __main__
+               ◀── Reached ──────── bigmachine.start ▶ role.take_over: never returns
+               ── MachineStart ×n ─▶ fork ─▶ intermediate: fork ─▶ machine
+               ◀── Forked ×n ───────────────    │           fork ─▶ machine
+                                             ends: the machines are the supervisor's children now
+
+Forking twice makes machines children of the supervisor, a subreaper, which alone waits for them.
+One intermediate serves all requests that wait (up to `BATCH`), so a machine costs one fork.
+
+Where the program must not be forked (it has other threads, or the platform does not stand it) the
+template becomes the first machine itself, and the supervisor starts a process for each other one.
+
+A program that ends or raises before it reaches ``bigmachine.start`` simply ends this process, with
+its own exit code and its traceback; the supervisor sees that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from bigmachine import osdep
+from bigmachine.host import processes, replay, role
+from bigmachine.host.link import Link
+from bigmachine.host.messages import Forked, ForkFailed, MachineStart, Reached, Retire
+
+if TYPE_CHECKING:
+    from bigmachine.host.messages import TemplateStart
+
+BATCH: Final = 16
+"""How many machines one intermediate makes: they wait until it has ended."""
+
+Request = tuple[MachineStart, tuple[int, ...]]
+
+
+def main(link_fd: int) -> None:
+    """Run the program that the supervisor names over the link. Returns if the program does."""
+    link = Link(socket.socket(fileno=link_fd))
+    try:
+        start: TemplateStart = link.next()[0]
+    except EOFError:
+        os._exit(1)
+    processes.protect_from_orphanhood(start.supervisor_pid)
+    processes.tag_self(start.tag)
+    if start.open_files is not None:
+        osdep.restore_open_files_limit(start.open_files)
+    template = Template(link, start)
+    role.become_template(template.take_over)
+    _run(template)
+
+
+def _run(template: Template) -> None:
+    program = template.start.spec.program
+    try:
+        replay.run(program)
+    except Exception as error:  # as the interpreter shows it, without the frames of this package
+        shown = replay.program_traceback(error)
+        sys.excepthook(type(shown), shown, shown.__traceback__)
+        sys.exit(1)
+    if program.is_bare:
+        template.take_over()
+
+
+class Template:
+    """The state of a template.
+
+    Args:
+        link: The link to the supervisor.
+        start: What it is to be.
+    """
+
+    def __init__(self, link: Link, start: TemplateStart) -> None:
+        self.link = link
+        self.start = start
+
+    def take_over(self) -> NoReturn:
+        """Leave the program, here, and make machines until no more are wanted."""
+        try:
+            self._take_over()
+        except BaseException:
+            # Nothing may get back into the program, not even SystemExit.
+            with contextlib.suppress(Exception):
+                import traceback
+
+                traceback.print_exc()
+            os._exit(1)
+
+    def _take_over(self) -> NoReturn:
+        from bigmachine.host import machine, surroundings
+
+        reason = self._why_not_fork()
+        surroundings.prepare_template()
+        context = machine.prepare(self.start)
+        gc.freeze()
+        self.link.send(Reached(stack_fd=surroundings.stack_fd, reason=reason))
+        if reason:
+            request, fds = self._next()
+            self.link.close()
+            machine.run(request, fds, context)
+        while True:
+            batch = [self._next()]
+            while len(batch) < BATCH and self.link.waiting():
+                batch.append(self._next())
+            self._make(batch, context)
+
+    def _why_not_fork(self) -> str:
+        if self.start.spec.start_method == "spawn":
+            return 'start_method="spawn"'
+        if sys.platform == "darwin":
+            return "this platform does not stand it"
+        if not osdep.has_fork_safe():
+            import threading
+
+            names = [each.name for each in threading.enumerate()]
+            names.remove(threading.current_thread().name)
+            return f"the program runs other threads: {', '.join(names) or 'native ones'}"
+        return ""
+
+    def _next(self) -> Request:
+        """Wait for a request; end this process when no more are wanted."""
+        try:
+            message, fds = self.link.next()
+        except EOFError:
+            message, fds = Retire(), ()
+        if isinstance(message, MachineStart):
+            return message, fds
+        _remove_temporary_directories()
+        os._exit(0)
+
+    def _make(self, batch: list[Request], context: Any) -> None:
+        template_pid = os.getpid()
+        try:
+            pid = _fork()
+        except OSError as error:
+            for request, _ in batch:
+                self.link.send(ForkFailed(machine_id=request.identity.id, reason=str(error)))
+        else:
+            if pid == 0:
+                processes.protect_from_orphanhood(template_pid)
+                self._make_each(batch, context)
+            os.waitpid(pid, 0)
+        for _, fds in batch:
+            for fd in fds:
+                os.close(fd)
+
+    def _make_each(self, batch: list[Request], context: Any) -> NoReturn:
+        """In the intermediate: fork each machine and end."""
+        from bigmachine.host import machine
+
+        intermediate = os.getpid()
+        for request, fds in batch:
+            identity = request.identity
+            try:
+                pid = _fork()
+            except OSError as error:
+                self.link.send(ForkFailed(machine_id=identity.id, reason=str(error)))
+                continue
+            if pid == 0:
+                self.link.close()
+                for _, others in batch:
+                    if others is not fds:
+                        for fd in others:
+                            os.close(fd)
+                machine.run(request, fds, context, intermediate=intermediate)
+            self.link.send(Forked(machine_id=identity.id, pid=pid))
+        os._exit(0)
+
+
+def _fork() -> int:
+    from bigmachine.host import surroundings
+
+    return surroundings.without_fork_warning(os.fork)
+
+
+def _remove_temporary_directories() -> None:
+    """Remove the ``TemporaryDirectory`` objects of the program, which nobody else will.
+
+    They are this process's own. Its exit handlers are not run: the driver has run the same ones, or
+    will, and their effects are not to appear twice.
+    """
+    finalize = getattr(sys.modules.get("weakref"), "finalize", None)
+    kind = getattr(sys.modules.get("tempfile"), "TemporaryDirectory", None)
+    if finalize is None or kind is None:
+        return
+    signal.alarm(2)  # a limit, should the disk hang
+    for each in list(finalize._registry):
+        alive = each.peek()
+        if alive is not None and isinstance(alive[0], kind):
+            with contextlib.suppress(Exception):
+                each()
