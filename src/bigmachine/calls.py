@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bigmachine.errors import UsageError
 
@@ -42,7 +42,7 @@ class Current:
 
 home: ContextVar[Current | None] = ContextVar("bigmachine_home", default=None)
 """The machine in whose context this code runs: several share one process in unit tests."""
-_process_home: Any = None
+_process_home: Current | None = None
 
 
 def set_process_home(current: Current) -> None:
@@ -57,13 +57,18 @@ def current() -> Current:
     Raises:
         UsageError: This code does not run on a machine.
     """
-    found = home.get() or _process_home
+    found = find_home()
     if found is None:
         raise UsageError(
             "bigmachine.current() is for code that runs on a machine; the driver has its cluster "
             "from bigmachine.start()"
         )
-    return found  # type: ignore[no-any-return]
+    return found
+
+
+def find_home() -> Current | None:
+    """Return the machine on which this code runs, or None in a driver."""
+    return home.get() or _process_home
 
 
 def cancelled() -> bool:

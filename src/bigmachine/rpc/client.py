@@ -23,10 +23,9 @@ from typing import Any, Final
 
 from bigmachine import deadlines
 from bigmachine.errors import (
-    CallError,
+    BigmachineError,
     CallTimeoutError,
     PayloadError,
-    ProtocolError,
     TransportError,
 )
 from bigmachine.futures import Future, Wakes
@@ -42,10 +41,11 @@ from bigmachine.wire.frames import Event
 
 logger = logging.getLogger(__name__)
 
-CONNECT_SECONDS: Final = 30.0
-"""How long opening a connection, with its TLS handshake, may take."""
+HANDSHAKE_SECONDS: Final = 10.0
+"""How long the TLS handshake may take; how long reaching the peer may, its connector knows."""
 
 Connector = Callable[[], Awaitable[socket.socket]]
+Verdict = Callable[[], Awaitable[BaseException | None]]
 
 
 class _Pending:
@@ -97,10 +97,11 @@ class Client:
         loop: The loop that reads the connection.
         connector: Opens a connected socket, the preamble already sent.
         timers: The loop's deadlines.
-        tls: The context for a connection between hosts, None on one host.
-        server_hostname: Whom the peer's certificate must name.
+        tls: Returns the context for the connection (None where it needs no TLS) and whom the
+            peer's certificate must name; called when the socket is connected.
         label: How errors call the peer.
-        first_argument: Put before the arguments of every call (a machine's id for its supervisor).
+        verdict: Asked when the connection has broken under calls: returns the error that says
+            what became of the peer, or None where the network alone is to blame.
     """
 
     def __init__(
@@ -109,19 +110,21 @@ class Client:
         connector: Connector,
         *,
         timers: Timers,
-        tls: ssl.SSLContext | None = None,
-        server_hostname: str | None = None,
+        tls: Callable[[], tuple[ssl.SSLContext | None, str | None]] | None = None,
         label: str = "",
+        verdict: Verdict | None = None,
     ) -> None:
         self._loop = loop
+        self._verdict = verdict
+        self._judging: asyncio.Task[None] | None = None
         self._connector = connector
         self._timers = timers
         self._tls = tls
-        self._server_hostname = server_hostname
         self.label = label
         self._lock = allocate_lock()
         self._ids = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
+        self._lost: list[dict[int, _Pending]] = []  # their connection broke; a verdict is awaited
         self._channel: Channel | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._opening = False
@@ -138,7 +141,11 @@ class Client:
     @property
     def pending(self) -> tuple[str, ...]:
         """The methods of the calls that have not ended."""
-        return tuple(pending.method for pending in list(self._pending.values()))
+        return tuple(
+            pending.method
+            for calls in (self._pending, *self._lost)
+            for pending in list(calls.values())
+        )
 
     # Calls, from any thread.
 
@@ -261,6 +268,8 @@ class Client:
         """The caller no longer wants the answer: tell the peer."""
         pending = self._pending.pop(call, None)
         if pending is None:
+            for calls in self._lost:
+                calls.pop(call, None)
             return
         pending.end()
         channel = self._channel
@@ -290,12 +299,13 @@ class Client:
 
     def _end_all(self, error_of: Callable[[_Pending], BaseException]) -> None:
         wakes = Wakes()
-        while self._pending:
-            try:
-                _, pending = self._pending.popitem()
-            except KeyError:
-                break
-            pending.end(error_of(pending), wakes=wakes)
+        for calls in (self._pending, *self._lost):
+            while calls:
+                try:
+                    _, pending = calls.popitem()
+                except KeyError:
+                    break
+                pending.end(error_of(pending), wakes=wakes)
         wakes.send()
 
     # The connection, on the loop.
@@ -315,7 +325,9 @@ class Client:
         try:
             self._loop.call_soon_threadsafe(self._connect)
         except RuntimeError:
-            self._end_all(lambda pending: self._lost(pending, "the cluster is shut down", sent=False))
+            self._end_all(
+                lambda pending: self._error(pending, "the cluster is shut down", sent=False)
+            )
 
     def _connect(self) -> None:
         self._connecting = self._loop.create_task(self._open(), name=f"connect {self.label}")
@@ -323,14 +335,13 @@ class Client:
     async def _open(self) -> None:
         sock: socket.socket | None = None
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                sock = await self._connector()
-                tls = await self._secure(sock)
-        except (OSError, ProtocolError, CallError) as error:
+            sock = await self._connector()
+            tls = await self._secure(sock)
+        except (OSError, BigmachineError) as error:
             if sock is not None:
                 sock.close()
-            reason = str(error) or type(error).__name__
-            self._give_up(f"no connection to {self.label}: {reason}", error)
+            reason = f"no connection to {self.label}: {error or type(error).__name__}"
+            self._give_up(reason, error)
             return
         except asyncio.CancelledError:
             if sock is not None:
@@ -347,18 +358,21 @@ class Client:
             send(channel)
 
     async def _secure(self, sock: socket.socket) -> Tls | None:
-        if self._tls is None:
+        context, subject = (None, None) if self._tls is None else self._tls()
+        if context is None:
             return None
         sock.setblocking(False)
-        tls = Tls(self._tls, server_side=False, server_hostname=self._server_hostname)
-        await tls.handshake(sock, self._loop)
+        tls = Tls(context, server_side=False, server_hostname=subject)
+        async with asyncio.timeout(HANDSHAKE_SECONDS):
+            await tls.handshake(sock, self._loop)
         return tls
 
     def _give_up(self, reason: str, cause: BaseException | None) -> None:
         with self._lock:
             self._backlog.clear()
             self._opening = False
-        self._end_all(lambda pending: self._lost(pending, reason, cause, sent=False))
+            lost, self._pending = self._pending, {}
+        self._judge(lost, reason, cause, sent=False)
 
     def _disconnect(self) -> None:
         if self._connecting is not None:
@@ -366,7 +380,7 @@ class Client:
         if self._channel is not None:
             self._channel.close()
 
-    def _lost(
+    def _error(
         self,
         pending: _Pending,
         reason: str,
@@ -389,8 +403,47 @@ class Client:
         """Fail what is pending: the connection is gone."""
         with self._lock:
             self._channel = None
-        reason = f"the connection to {self.label} broke: {error}" if error else "it was closed"
-        self._end_all(lambda pending: self._lost(pending, reason, error))
+            lost, self._pending = self._pending, {}
+        how = f"broke: {error}" if error else "was closed"
+        self._judge(lost, f"the connection to {self.label} {how}", error, sent=True)
+
+    def _judge(
+        self, lost: dict[int, _Pending], reason: str, cause: BaseException | None, *, sent: bool
+    ) -> None:
+        """End calls whose connection is gone, once it is known what became of the peer."""
+        if not lost:
+            return
+        if self._verdict is None or self._failed is not None:
+            self._end_lost(lost, reason, cause, sent=sent)
+            return
+        self._lost.append(lost)
+        verdict = self._verdict
+
+        async def judge() -> None:
+            found: BaseException | None = None
+            try:
+                found = await verdict()
+            finally:
+                if lost in self._lost:
+                    self._lost.remove(lost)
+                    self._end_lost(lost, reason, cause, sent=sent, verdict=found)
+
+        self._judging = self._loop.create_task(judge(), name=f"verdict on {self.label}")
+
+    def _end_lost(
+        self,
+        lost: dict[int, _Pending],
+        reason: str,
+        cause: BaseException | None,
+        *,
+        sent: bool,
+        verdict: BaseException | None = None,
+    ) -> None:
+        wakes = Wakes()
+        for pending in lost.values():
+            error = verdict or self._error(pending, reason, cause, sent=sent)
+            pending.end(error, wakes=wakes)
+        wakes.send()
 
     # Answers, on the loop.
 

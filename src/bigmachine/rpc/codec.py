@@ -27,6 +27,18 @@ Buffer = bytes | bytearray | memoryview
 _main_by_value = False
 
 
+class NotReadyError(Exception):
+    """A value cannot be encoded yet: it holds a machine without an address.
+
+    Attributes:
+        machine: That machine.
+    """
+
+    def __init__(self, machine: Any) -> None:
+        super().__init__(f"{machine!r} has no address yet")
+        self.machine = machine
+
+
 @dataclass(frozen=True, slots=True)
 class Payload:
     """One encoded value.
@@ -43,6 +55,12 @@ class Payload:
     def size_bytes(self) -> int:
         """The size of everything together."""
         return len(self.body) + sum(memoryview(view).nbytes for view, _ in self.buffers)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # Its buffers are buffers of whatever holds it: they travel out of band there too.
+        wrap = pickle.PickleBuffer
+        buffers = [(wrap(view), kind) for view, kind in self.buffers]
+        return _rebuild_payload, (wrap(self.body), buffers)
 
     @property
     def inline(self) -> bool:
@@ -87,6 +105,8 @@ def encode(value: Any, what: str = "value") -> Payload:
         body = pickle.dumps(value, 5, buffer_callback=take)
         if not (_main_by_value and b"__main__" in body):
             return Payload(body, tuple(buffers))
+    except NotReadyError:
+        raise
     except Exception:  # whatever a user's __reduce__ raises: cloudpickle may know better
         pass
     buffers.clear()
@@ -94,6 +114,8 @@ def encode(value: Any, what: str = "value") -> Payload:
         import cloudpickle
 
         body = cloudpickle.dumps(value, 5, buffer_callback=take)
+    except NotReadyError:
+        raise
     except Exception as error:
         raise _payload_error(value, what, error) from error
     return Payload(body, tuple(buffers))
@@ -121,6 +143,10 @@ def bulk(value: Any) -> Any:
 
 
 _BULK = frozenset({bytes, bytearray})
+
+
+def _rebuild_payload(body: Any, buffers: list[tuple[Any, int]]) -> Payload:
+    return Payload(body, tuple(buffers))
 
 
 def _kind_of(buffer: pickle.PickleBuffer) -> int:

@@ -116,7 +116,9 @@ class Feed:
             self._outlet.close()
         if hasattr(type(self._source), "__next__"):
             name = f"bigmachine-feed-{call}-{self.sub}"
-            threading.Thread(target=self._pump, args=(channel, call), name=name, daemon=True).start()
+            threading.Thread(
+                target=self._pump, args=(channel, call), name=name, daemon=True
+            ).start()
         else:
             loop = self._loop or channel.loop
             asyncio.run_coroutine_threadsafe(self._pump_async(channel, call), loop)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmachine.errors import NoSuchMethodError, NoSuchServiceError, UsageError
+from bigmachine.service import REMOTE_MARK, find_remote
 
 
 class Kind(enum.Enum):
@@ -18,10 +19,6 @@ class Kind(enum.Enum):
     ASYNC = "async"
     GENERATOR = "generator"
     ASYNC_GENERATOR = "async generator"
-
-
-RESERVED = frozenset({"init", "close"})
-"""Methods that the machine calls itself; others may call them too, as in the original."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +77,8 @@ class Registry:
         return method
 
     def _look_up(self, name: str) -> Method:
+        if name.startswith(REMOTE_MARK):
+            name = find_remote(self.services, name)
         service_name, _, method_name = name.rpartition(".")
         if service_name not in self.services:
             have = ", ".join(sorted(self.services)) or "none"

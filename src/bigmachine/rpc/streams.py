@@ -50,8 +50,11 @@ class Inlet:
         self,
         grant: Callable[[int, int], None] | None = None,
         leave: Callable[[], None] | None = None,
+        *,
+        grant_items: int = _GRANT_ITEMS,
     ) -> None:
         self._grant = grant
+        self._grant_items = grant_items
         self._leave = leave
         self._items: deque[_Entry] = deque()
         self._lock = allocate_lock()
@@ -129,7 +132,7 @@ class Inlet:
         if self._grant is not None:
             self._taken_items += 1
             self._taken_bytes += entry[1]
-            if self._taken_items >= _GRANT_ITEMS or self._taken_bytes >= _GRANT_BYTES:
+            if self._taken_items >= self._grant_items or self._taken_bytes >= _GRANT_BYTES:
                 items, size = self._taken_items, self._taken_bytes
                 self._taken_items = self._taken_bytes = 0
                 if not self._ended:

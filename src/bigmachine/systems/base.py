@@ -14,7 +14,7 @@ small::
 
         async def launch(self, request: HostRequest) -> AsyncIterator[Host]:
             for address in self._hosts[: request.machines]:
-                yield await RackHost.boot(address, self._user, request.boot)
+                yield await RackHost.boot(address, self._user, request.boot(address))
 
 with a ``RackHost(Host)`` that has ``connect``, ``stop`` and ``kill``. Name the class in an entry
 point of your package, and every program can be run on it unchanged, with
@@ -39,14 +39,14 @@ import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal
 
 from bigmachine.errors import UsageError
 
 if TYPE_CHECKING:
     import inspect
     import socket
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 __all__ = ["MISSING", "Host", "HostRequest", "Keepalive", "Option", "System"]
 
@@ -87,15 +87,15 @@ class HostRequest:
     Attributes:
         cluster: The cluster's name, for tags and directories.
         machines: How many machines the hosts together should hold.
-        boot: What each host's supervisor is to be given: a mapping that fits into JSON. It is the
-            driver's; a system may add entries that it alone knows (a directory, where to listen)
-            and is to take none away. It may hold a private key: it belongs neither in a log nor
-            in a file that others can read.
+        boot: Returns what the supervisor of the host with a given id is to be given: a mapping that
+            fits into JSON. A system may add entries that it alone knows (a directory, where to
+            listen) and is to take none away. It may hold a private key, this host's: it belongs
+            neither in a log nor in a file that others can read.
     """
 
     cluster: str
     machines: int
-    boot: Mapping[str, Any] = field(repr=False)
+    boot: Callable[[str], Mapping[str, Any]] = field(repr=False)
 
 
 class Host(ABC):
@@ -151,6 +151,13 @@ class Host(ABC):
 
         await asyncio.get_running_loop().create_future()
 
+    def reap(self, pids: Sequence[int]) -> None:
+        """End what a supervisor that is gone has left: the machines with these process ids.
+
+        For hosts that share this computer's processes; the default does nothing, since
+        everything on another host ends with its lease.
+        """
+
     def cause(self) -> str:
         """Return why the host ended, where the system knows, or an empty text."""
         return ""
@@ -192,10 +199,13 @@ class System(ABC):
 
     Attributes:
         name: What the system is called in settings, in errors and in logs.
+        transport: How its hosts are spoken to: by mutual TLS, or, when they are this host, by Unix
+            sockets that its user alone can open.
         keepalive: How hosts of this system are kept alive; an instance may set its own.
     """
 
     name: ClassVar[str]
+    transport: Literal["unix", "tls"] = "tls"
     keepalive: Keepalive = Keepalive()
 
     def __repr__(self) -> str:

@@ -1,0 +1,265 @@
+"""What stands behind a `Cluster`: the runtime, the connections, and in the driver the fleet.
+
+A driver's cluster has a loop in a thread, hosts and output; a machine's has the machine's own loop
+and can dial. Both hold their machines' handles here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TextIO
+
+from bigmachine.addresses import HOST_TARGET, Address
+from bigmachine.driver.dialer import Dialer
+from bigmachine.driver.fleet import Fleet
+from bigmachine.driver.handle import DialledHandle, Handle, OwnedHandle
+from bigmachine.driver.lifecycle import State
+from bigmachine.driver.output import Output
+from bigmachine.driver.runtime import Runtime
+from bigmachine.futures import Future
+from bigmachine.host.messages import HostConfig, LaunchSpec, MachineSpec, Program, TemplateSpec
+from bigmachine.rpc import codec
+from bigmachine.rpc.client import Client
+
+if TYPE_CHECKING:
+    from bigmachine.driver.hostlink import HostLink
+    from bigmachine.host.messages import MachineIdentity
+    from bigmachine.machine import Machine
+    from bigmachine.security.authority import Authority
+    from bigmachine.systems.base import System
+
+
+class Behind:
+    """The machinery of one cluster."""
+
+    def __init__(self, runtime: Runtime, dialer: Dialer) -> None:
+        self.runtime = runtime
+        self._dialer = dialer
+        self._handles: weakref.WeakValueDictionary[str, Handle] = weakref.WeakValueDictionary()
+        self._supervisors: dict[Address, Client] = {}
+        self._kept: list[Machine] = []
+        self._driver: _Driver | None = None
+
+    @classmethod
+    def driver(
+        cls,
+        *,
+        name: str,
+        system: System,
+        program: Program,
+        output: Callable[[Any], object] | TextIO | None,
+    ) -> Behind:
+        """Return what stands behind a driver's cluster."""
+        codec.send_main_by_value(program.is_bare)
+        authority = credentials = None
+        if system.transport == "tls":
+            from bigmachine.security.authority import Authority
+
+            authority = Authority()
+            credentials = authority.issue(f"driver-{secrets.token_hex(4)}")
+        runtime = Runtime.in_thread(name)
+        behind = cls(runtime, Dialer(credentials))
+        behind._driver = _Driver(behind, name, system, program, output, authority)
+        return behind
+
+    @classmethod
+    def machine(cls, identity: MachineIdentity, loop: asyncio.AbstractEventLoop) -> Behind:
+        """Return what stands behind a machine's view of its cluster."""
+        credentials = None
+        if identity.credentials is not None:
+            from bigmachine.security.credentials import Credentials
+
+            credentials = Credentials(**identity.credentials)
+        codec.send_main_by_value(identity.bare)
+        return cls(Runtime(loop, None), Dialer(credentials))
+
+    def __repr__(self) -> str:
+        return f"<Behind {self.runtime!r}, {len(self._handles)} machines>"
+
+    # Machines.
+
+    def start(
+        self,
+        indexes: list[int],
+        services: Mapping[str, object],
+        *,
+        env: Mapping[str, str | None],
+        args: tuple[str, ...] | None,
+    ) -> list[OwnedHandle]:
+        """Begin to start machines; see `Cluster.start`."""
+        assert self._driver is not None
+        encoded = {
+            name: codec.encode(service, f"service {name}") for name, service in services.items()
+        }
+        payload = codec.encode(encoded)
+        handles = [
+            OwnedHandle(
+                self.runtime, self._dialer, id=f"{index}-{secrets.token_hex(4)}", index=index
+            )
+            for index in indexes
+        ]
+        self._driver.start(handles, payload, env, args)
+        return handles
+
+    def keep(self, machine: Machine) -> Machine:
+        """Remember a machine for `machines` while it lives."""
+        self._kept = [each for each in self._kept if each._handle._life.state < State.STOPPED]
+        self._kept.append(machine)
+        return machine
+
+    def machines(self) -> tuple[Machine, ...]:
+        """Return the machines that have not stopped."""
+        return tuple(each for each in self._kept if each._handle._life.state < State.STOPPED)
+
+    def owned(self, addr: str) -> Machine | None:
+        """Return this cluster's own machine at an address, if it is one."""
+        for machine in self._kept:
+            if machine.owned and machine._handle.addr == addr:
+                return machine
+        return None
+
+    def dial(self, addr: str, label: str = "", maxprocs: int = 1) -> Handle:
+        """Return the handle of a machine at an address, one for each address."""
+        address = Address.parse(addr)
+        key = str(address)
+        handle = self._handles.get(key)
+        if handle is None:
+            host = address.at(HOST_TARGET)
+            supervisor = self._supervisors.get(host)
+            if supervisor is None:
+                supervisor = self._supervisors[host] = self._client_of(host)
+            handle = self._handles[key] = DialledHandle(
+                self.runtime,
+                self._dialer,
+                address,
+                label=label or f"m{address.target.partition('-')[0]}",
+                maxprocs=maxprocs,
+                supervisor=supervisor,
+            )
+        return handle
+
+    def _client_of(self, address: Address) -> Client:
+        dialer = self._dialer
+        return Client(
+            self.runtime.loop,
+            partial(dialer.connect, address),
+            timers=self.runtime.timers,
+            label=f"the supervisor at {address}",
+            tls=lambda: (dialer.tls(address), address.subject or None),
+        )
+
+    # The end.
+
+    def shutdown(self) -> Future[None]:
+        """End everything; see `Cluster.shutdown`."""
+        assert self._driver is not None
+        return self.runtime.spawn(self._driver.shutdown(), "shutdown")
+
+    def kill(self) -> None:
+        """End every host at once."""
+        if self._driver is not None:
+            self._driver.kill()
+
+    def stop(self) -> None:
+        """End the runtime's thread."""
+        if self._driver is not None:
+            self._driver.close_output()
+        self.runtime.stop()
+
+    def fail(self, error: BaseException) -> None:
+        """Make every machine raise an error: this process cannot use them."""
+        for machine in self._kept:
+            machine._handle.client.fail(error)
+
+
+class _Driver:
+    """What a driver's cluster has beyond a machine's: hosts, output, and the program."""
+
+    def __init__(
+        self,
+        behind: Behind,
+        name: str,
+        system: System,
+        program: Program,
+        output: Callable[[Any], object] | TextIO | None,
+        authority: Authority | None,
+    ) -> None:
+        self._behind = behind
+        self._name = name
+        self._system = system
+        self._program = program
+        self._authority = authority
+        self._output = Output(output, name=name)
+        self._fleet = Fleet(
+            name=name,
+            system=system,
+            runtime=behind.runtime,
+            dialer=behind._dialer,
+            output=self._output,
+            boot=self._boot,
+        )
+
+    def start(
+        self,
+        handles: list[OwnedHandle],
+        services: codec.Payload,
+        env: Mapping[str, str | None],
+        args: tuple[str, ...] | None,
+    ) -> None:
+        environ = dict(os.environ)
+        cwd = os.getcwd()
+
+        def spec(batch: list[OwnedHandle], link: HostLink) -> LaunchSpec:
+            return LaunchSpec(
+                machines=tuple(MachineSpec(id=each.id, index=each.index) for each in batch),
+                cluster=self._name,
+                program=self._program,
+                services=services,
+                args=args,
+                environ=environ,
+                env=env,
+                start_method=getattr(self._system, "start_method", "auto"),
+                maxprocs=link.host.maxprocs,
+                cwd=cwd,
+            )
+
+        self._behind.runtime.spawn(self._fleet.start(handles, spec), "start")
+
+    def _boot(self, host_id: str) -> Mapping[str, Any]:
+        """Return what the supervisor of a host is to be given."""
+        credentials = None
+        if self._authority is not None:
+            issued = self._authority.issue(host_id)
+            import dataclasses
+
+            credentials = dataclasses.asdict(issued)
+        template = TemplateSpec(
+            program=self._program,
+            environ=dict(os.environ),
+            start_method=getattr(self._system, "start_method", "auto"),
+        )
+        import sys
+
+        return HostConfig(
+            cluster=self._name,
+            directory="",
+            transport=self._system.transport,
+            credentials=credentials,
+            sys_path=tuple(sys.path),
+            template=template,
+        ).to_mapping()
+
+    async def shutdown(self) -> None:
+        await self._fleet.shutdown()
+        await self._output.drained(1.0)
+
+    def kill(self) -> None:
+        self._fleet.kill()
+
+    def close_output(self) -> None:
+        self._output.close(1.0)

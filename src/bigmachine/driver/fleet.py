@@ -1,0 +1,149 @@
+"""The hosts of one cluster, and which machine goes where.
+
+Machines go to hosts that have room, then to new hosts that the system launches. Everything here
+runs on the runtime's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from bigmachine.driver.handle import OwnedHandle
+from bigmachine.driver.hostlink import HostLink
+from bigmachine.driver.lifecycle import Happening, State
+from bigmachine.death import Death, DeathKind
+from bigmachine.errors import BigmachineError
+from bigmachine.systems.base import HostRequest
+
+if TYPE_CHECKING:
+    from bigmachine.driver.dialer import Dialer
+    from bigmachine.driver.output import Output
+    from bigmachine.driver.runtime import Runtime
+    from bigmachine.host.messages import LaunchSpec
+    from bigmachine.systems.base import System
+
+logger = logging.getLogger(__name__)
+
+SHUTDOWN_SECONDS: Final = 4.0
+"""How long the hosts have to end gracefully; the rest of the 5 s is for ending them otherwise."""
+
+
+class Fleet:
+    """The hosts of a cluster."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        system: System,
+        runtime: Runtime,
+        dialer: Dialer,
+        output: Output,
+        boot: Callable[[str], Mapping[str, Any]],
+    ) -> None:
+        self._name = name
+        self._system = system
+        self._runtime = runtime
+        self._dialer = dialer
+        self._output = output
+        self._boot = boot
+        self._links: list[HostLink] = []
+        self._placing = asyncio.Lock()
+        self._starting: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    def __repr__(self) -> str:
+        return f"<Fleet of {self._name}: {self._links!r}>"
+
+    async def start(
+        self, handles: list[OwnedHandle], spec: Callable[[list[OwnedHandle], HostLink], LaunchSpec]
+    ) -> None:
+        """Find hosts for machines and have them started.
+
+        Args:
+            handles: The machines.
+            spec: Returns what a host is to be told about those that it gets.
+        """
+        task = self._runtime.start_task(self._start(handles, spec), "start machines")
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+        await asyncio.wait((task,))
+
+    async def _start(
+        self, handles: list[OwnedHandle], spec: Callable[[list[OwnedHandle], HostLink], LaunchSpec]
+    ) -> None:
+        waiting = list(handles)
+        launches: list[asyncio.Task[None]] = []
+
+        def fill(link: HostLink) -> None:
+            count = min(link.free, len(waiting))
+            batch, waiting[:count] = waiting[:count], []
+            if batch:
+                launch = link.launch(batch, spec(batch, link))
+                launches.append(self._runtime.start_task(launch, "launch"))
+
+        error: BaseException = RuntimeError("the system launched fewer hosts than were asked for")
+        try:
+            async with self._placing:
+                for link in self._links:
+                    fill(link)
+                if waiting and not self._stopping:
+                    request = HostRequest(
+                        cluster=self._name, machines=len(waiting), boot=self._boot
+                    )
+                    async for host in self._system.launch(request):
+                        link = HostLink(
+                            self._system, host, self._runtime, self._dialer, self._output
+                        )
+                        self._links.append(link)
+                        fill(link)
+                        if not waiting:
+                            break
+            if launches:
+                await asyncio.wait(launches)
+        except (BigmachineError, OSError) as failure:
+            error = failure
+        except asyncio.CancelledError:
+            error = RuntimeError("the cluster was shut down")
+            raise
+        except Exception as failure:  # a system's own code: its machines must not wait for ever
+            logger.exception("system %s failed to launch", self._system.name)
+            error = failure
+        finally:
+            for handle in waiting:
+                death = Death(kind=DeathKind.HOST, machine=handle.label, detail=str(error))
+                handle.advance(Happening.DIED, death, cause=error)
+
+    async def shutdown(self) -> None:
+        """End every host, in parallel, bounded in time."""
+        self._stopping = True
+        for task in list(self._starting):
+            task.cancel()
+        if self._starting:
+            await asyncio.wait(self._starting, timeout=1.0)
+        if self._links:
+            await asyncio.wait(
+                [
+                    self._runtime.start_task(link.shutdown(SHUTDOWN_SECONDS), "shut down a host")
+                    for link in self._links
+                ]
+            )
+        await self._system.shutdown()
+
+    def kill(self) -> None:
+        """End every host at once; from any thread."""
+        self._stopping = True
+        for link in self._links:
+            link.kill()
+
+    def machines(self) -> list[OwnedHandle]:
+        """Return the machines that have not stopped."""
+        return [
+            handle
+            for link in list(self._links)
+            for handle in list(link.machines.values())
+            if handle.state < State.STOPPED
+        ]

@@ -1,0 +1,319 @@
+"""What stands behind a `Machine`: its state, its connection, and whom to ask about it.
+
+`Handle` is the part that owned and dialled machines share. States change on the runtime's loop
+alone, in `Handle.advance`; anybody may read them or wait for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from _thread import allocate_lock
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from bigmachine.addresses import Address
+from bigmachine.driver.lifecycle import Happening, Lifecycle, State
+from bigmachine.errors import BigmachineError, Death, DeathKind, MachineStoppedError
+from bigmachine.futures import Future
+from bigmachine.rpc.client import Client
+
+if TYPE_CHECKING:
+    import io
+
+    from bigmachine.driver.dialer import Dialer
+    from bigmachine.driver.runtime import Runtime
+    from bigmachine.rpc.streams import Stream
+
+VERDICT_SECONDS: Final = 1.0
+"""How long a broken connection waits to hear that the machine has died, before it is blamed on
+the network: the supervisor knows within milliseconds."""
+
+
+class Handle:
+    """One machine as this process knows it."""
+
+    owned = False
+
+    def __init__(self, runtime: Runtime, dialer: Dialer, *, label: str) -> None:
+        self.runtime = runtime
+        self.dialer = dialer
+        self.label = label
+        self.addr = ""
+        self.hostname = ""
+        self.maxprocs = 1
+        self.error: MachineStoppedError | None = None
+        self.keepalive_reply_times: tuple[float, ...] = ()
+        self.next_keepalive: float | None = None
+        self._life = Lifecycle()
+        self._lock = allocate_lock()
+        self._waiting: list[tuple[State, Future[State]]] = []
+        self.on_change: Callable[[Handle], None] | None = None
+        self.client = Client(
+            runtime.loop,
+            self._connect,
+            timers=runtime.timers,
+            label=label,
+            verdict=self._verdict,
+            tls=self._tls,
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.label} {self._life.state.name}>"
+
+    @property
+    def state(self) -> State:
+        """The machine's state."""
+        return self._life.state
+
+    def wait(self, state: State) -> Future[State]:
+        """Return a future of the state once it is this or a later one."""
+        future: Future[State] = Future()
+        with self._lock:
+            if self._life.state < state:
+                self._waiting.append((state, future))
+                return future
+        future.resolve(self._life.state)
+        return future
+
+    def advance(
+        self,
+        happening: Happening,
+        death: Death | None = None,
+        *,
+        cause: BaseException | None = None,
+    ) -> None:
+        """Note what happened to the machine: the one place where its state changes."""
+        if happening is Happening.DIED and death is not None and self.state < State.STOPPED:
+            calls = self.client.pending
+            death = dataclasses.replace(death, calls=death.calls or calls, machine=self.label)
+            if cause is not None:
+                death = death.with_cause(cause)
+        with self._lock:
+            if not self._life.advance(happening, death):
+                return
+            state = self._life.state
+            if self._life.death is not None:
+                self.error = MachineStoppedError(machine=self.label, death=self._life.death)
+            ready = [future for least, future in self._waiting if least <= state]
+            self._waiting = [entry for entry in self._waiting if entry[0] > state]
+        if self.error is not None:
+            self.client.fail(self.error)
+        for future in ready:
+            future.resolve(state)
+        if self.on_change is not None:
+            self.on_change(self)
+
+    # Whom to ask.
+
+    def ask(self, method: str, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call a method of the machine's supervisor."""
+        if self.error is not None:
+            return _failed(self.error)
+        return self.runtime.spawn(self._ask(method, args, kwargs), method)
+
+    async def _ask(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        await self.wait(State.RUNNING)
+        if self.error is not None:
+            raise self.error
+        supervisor, target = self._supervisor()
+        call = supervisor.call(method, (target, *args), kwargs)
+        stopped = self.wait(State.STOPPED)
+        try:
+            return await call
+        except BigmachineError:
+            if self.error is not None:
+                raise self.error from None
+            raise
+        finally:
+            stopped.cancel()
+
+    def tail(self) -> Stream[str]:
+        """Follow the machine's output."""
+        supervisor, target = self._supervisor()
+        return supervisor.stream("Host.tail", (target,))
+
+    def read(self, path: str) -> io.BufferedReader:
+        """Open a file of the machine's host."""
+        supervisor, _ = self._supervisor()
+        return supervisor.stream("Host.read", (path,)).reader()
+
+    def shutdown(self) -> Future[None]:
+        """End the machine gracefully."""
+        return self.ask("Supervisor.Shutdown")
+
+    def cancel(self) -> None:
+        """Give the machine up."""
+        self.runtime.loop.call_soon_threadsafe(
+            self.advance, Happening.DIED, Death(kind=DeathKind.CANCELED, machine=self.label)
+        )
+
+    def call_when(
+        self, other: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[Any]:
+        """Make a call once another machine, which is among its arguments, has its address."""
+
+        async def later() -> Any:
+            await other.wait(State.STARTING if other.addr else State.RUNNING)
+            if other.err is not None:
+                raise other.err
+            return await self.client.call(name, args, kwargs)
+
+        return self.runtime.spawn(later(), f"{name} later")
+
+    def _supervisor(self) -> tuple[Client, str]:
+        raise NotImplementedError
+
+    async def _connect(self) -> Any:
+        raise NotImplementedError
+
+    async def _verdict(self) -> BaseException | None:
+        raise NotImplementedError
+
+    def _tls(self) -> tuple[Any, str | None]:
+        address = Address.parse(self.addr)
+        return self.dialer.tls(address), address.subject or None
+
+
+def _failed(error: BaseException) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.resolve(None, error)
+    return future
+
+
+class OwnedHandle(Handle):
+    """A machine that this driver started."""
+
+    owned = True
+
+    def __init__(self, runtime: Runtime, dialer: Dialer, *, id: str, index: int) -> None:
+        self.id = id
+        self.index = index
+        self.pid = 0
+        self.control: Client | None = None
+        super().__init__(runtime, dialer, label=f"m{index}")
+
+    def ready(self, addr: str, hostname: str, maxprocs: int) -> None:
+        """It serves calls."""
+        self.addr = addr
+        self.hostname = hostname
+        self.maxprocs = maxprocs
+        self.advance(Happening.READY)
+
+    def shutdown(self) -> Future[None]:
+        """End the machine gracefully; resolves when it is gone."""
+        return self.runtime.spawn(self._stop(), f"stop {self.label}")
+
+    async def _stop(self) -> None:
+        if self.control is not None and self.state < State.STOPPED:
+            await self.control.call("Host.stop", (self.id,))
+        await self.wait(State.STOPPED)
+
+    def cancel(self) -> None:
+        """Give the machine up, and have it killed."""
+        super().cancel()
+        if self.control is not None:
+            self.control.call("Host.kill", (self.id, "canceled"))
+
+    def _supervisor(self) -> tuple[Client, str]:
+        assert self.control is not None
+        return self.control, self.id
+
+    async def _connect(self) -> Any:
+        await self.wait(State.RUNNING)
+        if self.error is not None:
+            raise self.error
+        return await self.dialer.connect(Address.parse(self.addr))
+
+    async def _verdict(self) -> BaseException | None:
+        stopped = self.wait(State.STOPPED)
+        try:
+            async with asyncio.timeout(VERDICT_SECONDS):
+                await stopped
+        except TimeoutError:
+            return None
+        return self.error
+
+
+class DialledHandle(Handle):
+    """A machine that somebody else started: its state is known by asking its supervisor."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        dialer: Dialer,
+        address: Address,
+        *,
+        label: str,
+        maxprocs: int,
+        supervisor: Client,
+    ) -> None:
+        super().__init__(runtime, dialer, label=label)
+        self._address = address
+        self._host = supervisor
+        self._watched = False
+        self.addr = str(address)
+        self.hostname = address.hostname
+        self.maxprocs = maxprocs
+        self._life.advance(Happening.PLACED)
+
+    @property
+    def state(self) -> State:
+        """Its state, by ping: the first look begins to ask."""
+        self._watch()
+        return self._life.state
+
+    def wait(self, state: State) -> Future[State]:
+        """As of every machine; begins to ask."""
+        self._watch()
+        return super().wait(state)
+
+    def _watch(self) -> None:
+        if self._watched or self._life.state is State.STOPPED:
+            return
+        self._watched = True
+        self.runtime.spawn(self._ping_on(), f"ping {self.label}")
+
+    async def _ping_on(self) -> None:
+        pause = PING_SECONDS
+        while self._life.state is not State.STOPPED:
+            error = await self._ping()
+            if error is not None and self.error is None:
+                pause = min(pause, 0.5)
+            await asyncio.sleep(pause)
+
+    async def _ping(self) -> BaseException | None:
+        """Ask the supervisor; return what is wrong."""
+        try:
+            await self._host.call("Supervisor.Ping", (self._address.target, 0))
+        except MachineStoppedError as error:
+            self.advance(Happening.DIED, error.death)
+            return error
+        except BigmachineError as error:
+            return error
+        self.advance(Happening.READY)
+        return None
+
+    async def _ask(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return await self._host.call(method, (self._address.target, *args), kwargs)
+
+    def _supervisor(self) -> tuple[Client, str]:
+        return self._host, self._address.target
+
+    async def _connect(self) -> Any:
+        return await self.dialer.connect(self._address)
+
+    async def _verdict(self) -> BaseException | None:
+        """Find out whether the machine died: its supervisor may see it a moment later than we."""
+        for _ in range(_VERDICT_PINGS):
+            await self._ping()
+            if self.error is not None:
+                return self.error
+            await asyncio.sleep(_VERDICT_PAUSE_SECONDS)
+        return None
+
+
+PING_SECONDS: Final = 5.0
+"""How often a dialled machine's supervisor is asked, once somebody wants to know."""
+_VERDICT_PINGS = 5
+_VERDICT_PAUSE_SECONDS = 0.05

@@ -1,0 +1,134 @@
+"""The event loop behind a cluster, and its thread.
+
+In the driver it has a thread of its own, so that the program's own threads and loops never hold
+it up; on a machine it is the machine's loop. What always holds: every task has this as its owner,
+which cancels and awaits it; after `stop` no thread is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError
+from typing import Any, Final, TypeVar
+
+from bigmachine.errors import UsageError
+from bigmachine.futures import Future, allow_blocking, forbid_blocking
+from bigmachine.rpc.timers import Timers
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_JOIN_SECONDS: Final = 5.0
+
+
+class Runtime:
+    """A loop that runs, and the tasks on it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread | None) -> None:
+        self.loop = loop
+        self.timers = Timers(loop)
+        self._thread = thread
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    def __repr__(self) -> str:
+        return f"<Runtime {'stopping' if self._stopping else 'running'}, {len(self._tasks)} tasks>"
+
+    @classmethod
+    def in_thread(cls, name: str) -> Runtime:
+        """Start a loop in a thread of its own."""
+        loop = asyncio.new_event_loop()
+
+        def run() -> None:
+            ident = threading.get_ident()
+            forbid_blocking(ident)
+            asyncio.set_event_loop(loop)
+            try:
+                loop.run_forever()
+            finally:
+                allow_blocking(ident)
+                asyncio.set_event_loop(None)
+                loop.close()
+
+        thread = threading.Thread(target=run, name=f"bigmachine-{name}", daemon=True)
+        runtime = cls(loop, thread)
+        thread.start()
+        return runtime
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T], name: str) -> Future[T]:
+        """Run a coroutine on the loop, from any thread; cancelling the future cancels it.
+
+        Raises:
+            UsageError: The loop has stopped: the cluster was shut down.
+        """
+        future: Future[T] = Future()
+        task: asyncio.Task[T] | None = None
+
+        def begin() -> None:
+            nonlocal task
+            if future.done():
+                coroutine.close()
+                return
+            task = self.start_task(coroutine, name)
+            task.add_done_callback(finish)
+
+        def finish(done: asyncio.Task[T]) -> None:
+            if done.cancelled():
+                future.cancel()
+            elif (error := done.exception()) is not None:
+                future.resolve(None, error)
+            else:
+                future.resolve(done.result())
+
+        def cancel() -> None:
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(lambda: task is not None and task.cancel())
+
+        future._on_cancel = cancel
+        try:
+            self.loop.call_soon_threadsafe(begin)
+        except RuntimeError as error:
+            coroutine.close()
+            raise UsageError("the cluster was shut down; start another one") from error
+        return future
+
+    def start_task(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Start a task that `stop` cancels. On the loop's thread."""
+        task = self.loop.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def stop(self) -> None:
+        """Cancel what still runs, end the loop and join its thread. From another thread."""
+        if self._thread is None or self._stopping:
+            return
+        self._stopping = True
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self._wind_down)
+        if self._thread is not threading.current_thread():
+            self._thread.join(_JOIN_SECONDS)
+            if self._thread.is_alive():
+                logger.warning("the runtime's thread did not end within %s s", _JOIN_SECONDS)
+
+    def _wind_down(self) -> None:
+        async def finish() -> None:
+            others = asyncio.all_tasks(self.loop) - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            if others:
+                await asyncio.wait(others, timeout=1.0)
+            await self.loop.shutdown_asyncgens()
+            self.loop.stop()
+
+        self._last = self.loop.create_task(finish(), name="wind down")
+
+
+def ended_by_cancellation(error: BaseException) -> bool:
+    """Whether an error only says that something was cancelled."""
+    return isinstance(error, (CancelledError, asyncio.CancelledError))

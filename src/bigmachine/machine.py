@@ -1,0 +1,464 @@
+"""Machines, as a program holds them.
+
+A `Machine` is a handle: cheap, thread-safe, and equal in the driver and on machines. Calls go
+straight to the machine's process; questions about it go to its host's supervisor, which answers
+even while the machine cannot.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar, cast, overload
+
+from bigmachine.driver.lifecycle import State
+from bigmachine.errors import (
+    CallTimeoutError,
+    Death,
+    DeathKind,
+    MachineStoppedError,
+    TransportError,
+    UsageError,
+)
+from bigmachine.futures import Future
+from bigmachine.service import ServiceTable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from bigmachine.driver.handle import Handle
+    from bigmachine.info import DiskInfo, Info, LoadInfo, MemInfo
+    from bigmachine.rpc.streams import Stream
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+__all__ = ["Machine", "Machines", "State"]
+
+
+class Machine:
+    """One machine: a process somewhere that serves services.
+
+    A machine is made by `Cluster.start` or `Cluster.dial`. It may be passed as an argument or kept
+    in a service: it arrives dialled.
+    """
+
+    def __init__(self, handle: Handle, services: ServiceTable | None) -> None:
+        self._handle = handle
+        self._services = services
+        self._client = handle.client
+
+    def __repr__(self) -> str:
+        handle = self._handle
+        return (
+            f"<bigmachine.Machine {handle.label} {self.state.name} {handle.addr or 'no address'}>"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Machine) and other._handle is self._handle
+
+    def __hash__(self) -> int:
+        return hash(id(self._handle))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from bigmachine.cluster import redial
+
+        handle = self._handle
+        if not handle.addr:
+            from bigmachine.rpc.codec import NotReadyError
+
+            raise NotReadyError(self)
+        return redial, (handle.addr, handle.label, handle.maxprocs)
+
+    # What it is.
+
+    @property
+    def addr(self) -> str:
+        """What `Cluster.dial` takes, from anywhere in the cluster; "" until a host has it.
+
+        It names this very instance: a later machine at the same place has another.
+        """
+        return self._handle.addr
+
+    @property
+    def maxprocs(self) -> int:
+        """How many processors the machine has to itself."""
+        return self._handle.maxprocs
+
+    @property
+    def owned(self) -> bool:
+        """Whether this cluster started the machine, keeps it alive and ends it."""
+        return self._handle.owned
+
+    @property
+    def hostname(self) -> str:
+        """Its host's name; "" until it is known."""
+        return self._handle.hostname
+
+    @property
+    def state(self) -> State:
+        """Its state, which only rises."""
+        return self._handle.state
+
+    @property
+    def err(self) -> MachineStoppedError | None:
+        """None, or the error that calls to the stopped machine raise."""
+        return self._handle.error
+
+    @property
+    def keepalive_reply_times(self) -> tuple[float, ...]:
+        """How long its host took to answer the last ten keepalives, in seconds, newest first."""
+        return self._handle.keepalive_reply_times
+
+    @property
+    def next_keepalive(self) -> float | None:
+        """When its host's next keepalive is due (`time.time`, seconds); None when none is."""
+        return self._handle.next_keepalive
+
+    def wait(self, state: State = State.RUNNING) -> Future[State]:
+        """Return a future of the state that it has once it has this one or a later one."""
+        return self._handle.wait(State(state))
+
+    # Calls.
+
+    @overload
+    def call(
+        self,
+        method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Future[R]: ...
+
+    @overload
+    def call(
+        self, method: Callable[Concatenate[Any, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[R]: ...
+
+    @overload
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]: ...
+
+    def call(self, method: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call a method of a service of this machine, at most once.
+
+        Never blocks. The call waits until the machine is RUNNING, and fails fast when it is
+        STOPPED. Arguments are encoded here and now, but for the content of large buffers, which
+        must not change before the call has ended.
+
+        Args:
+            method: ``"Service.method"``, or the function, as ``CirclePI.sample``: then the one
+                service of the machine whose class has or overrides it.
+            *args: Arguments; an iterator or a binary file is streamed to the method.
+            **kwargs: Likewise.
+
+        Returns:
+            A future of what the method returns. It raises what the method raises,
+            `MachineStoppedError` if the machine stops first, or another `CallError`.
+
+        Raises:
+            UsageError: The method brings many items (use `stream`), or several services have it.
+            NoSuchServiceError: No service of this machine has the function.
+        """
+        name = method if type(method) is str else self._find(method)
+        if name.startswith("Supervisor."):
+            return self._handle.ask(name, *args, **kwargs)
+        if self._services is not None:
+            self._services.check_no_stream(name)
+        return self._call(name, args, kwargs)
+
+    @overload
+    def retry_call(
+        self,
+        method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Future[R]: ...
+
+    @overload
+    def retry_call(
+        self, method: Callable[Concatenate[Any, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[R]: ...
+
+    @overload
+    def retry_call(self, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]: ...
+
+    def retry_call(self, method: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call a method as `call` does, and again after a failure of the network.
+
+        The method may so run more than once. It is not tried again after an error of its own, nor
+        when the machine has stopped; it is until the deadline (`timeout`), with pauses that grow
+        from 50 ms to 5 s.
+        """
+        return self._handle.runtime.spawn(self._retry(method, args, kwargs), "retry_call")
+
+    @overload
+    def stream(
+        self,
+        method: Callable[Concatenate[Any, P], Iterator[T]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Stream[T]: ...
+
+    @overload
+    def stream(
+        self,
+        method: Callable[Concatenate[Any, P], AsyncIterator[T]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Stream[T]: ...
+
+    @overload
+    def stream(
+        self,
+        method: Callable[Concatenate[Any, P], BinaryIO],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Stream[bytes]: ...
+
+    @overload
+    def stream(self, method: str, /, *args: Any, **kwargs: Any) -> Stream[Any]: ...
+
+    def stream(self, method: Any, /, *args: Any, **kwargs: Any) -> Stream[Any]:
+        """Call a generator method, or one that returns a binary file, and stream what it brings.
+
+        Never blocks. What goes wrong is raised by the stream, after the items before it.
+        """
+        name = method if type(method) is str else self._find(method)
+        return self._client.stream(name, args, kwargs)
+
+    def service(self, service: type[Any] | str) -> Any:
+        """Return a proxy: ``proxy.method(*args)`` is ``m.call("Service.method", *args)``.
+
+        Raises:
+            NoSuchServiceError: The machine has no service of that class.
+            UsageError: It has several.
+        """
+        if isinstance(service, str):
+            return Proxy(self, service)
+        if self._services is None:
+            return Proxy(self, f"@{service.__module__}:{service.__qualname__}")
+        return Proxy(self, self._services.name_of(service))
+
+    def register(self, name: str, service: object) -> Future[None]:
+        """Add a service to the running machine; its ``init`` runs before the future resolves.
+
+        Raises:
+            PayloadError: The service cannot be pickled.
+        """
+        from bigmachine.rpc import codec
+
+        payload = codec.encode(service, f"service {name}")
+        return self._handle.ask("Supervisor.Register", name, payload)
+
+    # What it and its host are doing.
+
+    def mem_info(self, runtime: bool = False) -> Future[MemInfo]:
+        """Return the memory of the machine and its host, and with ``runtime`` Python's own."""
+        return self._handle.ask("Supervisor.MemInfo", runtime)
+
+    def disk_info(self) -> Future[DiskInfo]:
+        """Return how full the disk of its host's temporary directory is."""
+        return self._handle.ask("Supervisor.DiskInfo")
+
+    def load_info(self) -> Future[LoadInfo]:
+        """Return the load of its host."""
+        return self._handle.ask("Supervisor.LoadInfo")
+
+    def info(self) -> Future[Info]:
+        """Return what kind of machine it is."""
+        return self._handle.ask("Supervisor.Info")
+
+    def tail(self) -> Stream[str]:
+        """Follow the lines of its output, both streams, from now on."""
+        return self._handle.tail()
+
+    def read(self, path: str) -> BinaryIO:
+        """Open a file of its host for reading. Blocks while reading."""
+        return cast("BinaryIO", self._handle.read(path))
+
+    # Its end.
+
+    def cancel(self) -> None:
+        """Give the machine up at once: calls fail, state STOPPED, err of kind ``canceled``."""
+        self._handle.cancel()
+
+    def shutdown(self) -> Future[None]:
+        """End the machine gracefully: its output arrives, the services' ``close`` runs."""
+        return self._handle.shutdown()
+
+    # The machinery.
+
+    def _find(self, function: Any) -> str:
+        if self._services is not None:
+            return self._services.find(function)
+        return ServiceTable.remote_name(function)
+
+    def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        from bigmachine.rpc.codec import NotReadyError
+
+        try:
+            return self._client.call(name, args, kwargs)
+        except NotReadyError as error:  # an argument holds a machine that is still starting
+            return self._handle.call_when(error.machine, name, args, kwargs)
+
+    async def _retry(self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        import asyncio
+
+        from bigmachine import deadlines
+
+        pause = 0.05
+        while True:
+            try:
+                return await self.call(method, *args, **kwargs)
+            except TransportError as error:
+                left = deadlines.remaining()
+                if left is not None and left <= pause:
+                    raise CallTimeoutError(
+                        f"no answer within the time given, in spite of retrying: {error}",
+                        machine=error.machine,
+                        method=error.method,
+                    ) from error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 5.0)
+
+
+class Proxy:
+    """A service of one machine: its methods are called like an object's, and return futures."""
+
+    def __init__(self, machine: Machine, name: str) -> None:
+        self._machine = machine
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"<bigmachine.Proxy of {self._name} on {self._machine!r}>"
+
+    def __getattr__(self, method: str) -> Callable[..., Future[Any]]:
+        if method.startswith("_"):
+            raise AttributeError(f"{method}: names that begin with _ cannot be called")
+        name = f"{self._name}.{method}"
+        machine = self._machine
+
+        def call(*args: Any, **kwargs: Any) -> Future[Any]:
+            return machine.call(name, *args, **kwargs)
+
+        call.__name__ = method
+        return call
+
+
+class Machines(Sequence[Machine]):
+    """Several machines, as `Cluster.start` returns them."""
+
+    def __init__(self, machines: Iterable[Machine]) -> None:
+        self._machines = tuple(machines)
+
+    def __repr__(self) -> str:
+        return f"<bigmachine.Machines {list(self._machines)!r}>"
+
+    def __len__(self) -> int:
+        return len(self._machines)
+
+    @overload
+    def __getitem__(self, index: int) -> Machine: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Machines: ...
+
+    def __getitem__(self, index: int | slice) -> Machine | Machines:
+        if isinstance(index, slice):
+            return Machines(self._machines[index])
+        return self._machines[index]
+
+    def running(self) -> Future[Machines]:
+        """Return a future of those that came up.
+
+        It resolves when each is RUNNING or STOPPED; if none came up it raises an
+        `ExceptionGroup` of their errors.
+        """
+        return self._machines[0]._handle.runtime.spawn(self._running(), "running")
+
+    @overload
+    def call(
+        self,
+        method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> list[Future[R]]: ...
+
+    @overload
+    def call(
+        self, method: Callable[Concatenate[Any, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> list[Future[R]]: ...
+
+    @overload
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> list[Future[Any]]: ...
+
+    def call(self, method: Any, /, *args: Any, **kwargs: Any) -> list[Future[Any]]:
+        """Call a method on every machine; see `Machine.call`."""
+        return [machine.call(method, *args, **kwargs) for machine in self._machines]
+
+    @overload
+    def map(
+        self,
+        method: Callable[[Any, T], Coroutine[Any, Any, R]],
+        items: Iterable[T],
+        *,
+        retries: int = 0,
+        ordered: bool = True,
+    ) -> Stream[R]: ...
+
+    @overload
+    def map(
+        self,
+        method: Callable[[Any, T], R],
+        items: Iterable[T],
+        *,
+        retries: int = 0,
+        ordered: bool = True,
+    ) -> Stream[R]: ...
+
+    @overload
+    def map(
+        self, method: str, items: Iterable[Any], *, retries: int = 0, ordered: bool = True
+    ) -> Stream[Any]: ...
+
+    def map(
+        self, method: Any, items: Iterable[Any], *, retries: int = 0, ordered: bool = True
+    ) -> Stream[Any]:
+        """Call a method for every item, each on whichever machine is free.
+
+        Args:
+            method: As for `Machine.call`; it takes one item.
+            items: The items, pulled as they are needed, a few hundred ahead at most.
+            retries: How often an item may be given to another machine when one is lost with it.
+            ordered: Whether results come in the order of the items, or as they are ready.
+
+        Returns:
+            The results. What a method raises is raised by the stream, and ends it; so does the
+            loss of every machine. A progress line is shown on a terminal.
+        """
+        from bigmachine.driver.scatter import scatter
+
+        return scatter(self._machines, method, items, retries=retries, ordered=ordered)
+
+    async def _running(self) -> Machines:
+        up = [machine for machine in self._machines if await machine.wait() is State.RUNNING]
+        if up:
+            return Machines(up)
+        errors = [machine.err for machine in self._machines if machine.err is not None]
+        raise ExceptionGroup(f"none of {len(self)} machines came up", errors)
+
+
+def stopped(label: str, kind: DeathKind, detail: str = "") -> MachineStoppedError:
+    """Return the error of a machine that this side gave up."""
+    return MachineStoppedError(machine=label, death=Death(kind=kind, machine=label, detail=detail))
+
+
+def wall_clock(monotonic: float) -> float:
+    """Return the `time.time` of a `time.monotonic`, both in seconds."""
+    return time.time() + (monotonic - time.monotonic())

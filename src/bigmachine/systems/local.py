@@ -1,0 +1,261 @@
+"""Machines that are processes on this computer.
+
+There is one host, this one, whose supervisor is a child of the driver. What always holds: the
+supervisor ends within a second of the driver, however that ends (it watches the driver's process);
+its directory, private to the user, goes with it, or at the next start at the latest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+from bigmachine.errors import ProvisionError, UsageError
+from bigmachine.systems.base import Host, HostRequest, Keepalive, System
+
+if TYPE_CHECKING:
+    from bigmachine.addresses import Address
+
+__all__ = ["Local"]
+
+CAPACITY: Final = 100_000
+START_SECONDS: Final = 30.0
+_LENGTH: Final = struct.Struct(">I")  # before each of the two JSON texts of the boot socket
+
+
+class Local(System):
+    """Processes on this computer.
+
+    Args:
+        transport: ``"unix"``: Unix sockets that this user alone can open. ``"tls"``: mutual TLS
+            over the loopback interface, as between hosts.
+        start_method: ``"fork"`` from a template that has run the program once, ``"spawn"`` for a
+            process that runs it anew for each machine; ``"auto"`` forks where that is safe.
+        keepalive: How often the supervisor is asked for a sign of life, in seconds.
+    """
+
+    name: ClassVar[str] = "local"
+
+    def __init__(
+        self,
+        transport: Literal["unix", "tls"] = "unix",
+        start_method: Literal["auto", "fork", "spawn"] = "auto",
+        keepalive: float | None = None,
+    ) -> None:
+        if transport not in ("unix", "tls"):
+            raise UsageError(f"Local(transport={transport!r}): it is 'unix' or 'tls'")
+        if start_method not in ("auto", "fork", "spawn"):
+            raise UsageError(
+                f"Local(start_method={start_method!r}): it is 'auto', 'fork' or 'spawn'"
+            )
+        self.transport = transport
+        self.start_method = start_method
+        if keepalive is not None:
+            self.keepalive = Keepalive.every(keepalive)
+
+    def __repr__(self) -> str:
+        return f"<system local transport={self.transport} start_method={self.start_method}>"
+
+    async def launch(self, request: HostRequest) -> AsyncIterator[Host]:
+        """Start the supervisor; see `System.launch`."""
+        host = LocalHost(f"local-{os.getpid()}-{os.urandom(2).hex()}")
+        try:
+            await host.start(dict(request.boot(host.id)))
+        except BaseException:
+            host.kill()
+            raise
+        self.event("launch", host=host.id)
+        yield host
+
+
+class LocalHost(Host):
+    """This computer, with a supervisor that is a child of this process."""
+
+    def __init__(self, host_id: str) -> None:
+        self.id = host_id
+        self.capacity = CAPACITY
+        self.maxprocs = 1
+        self._process: subprocess.Popen[bytes] | None = None
+        self._boot: socket.socket | None = None
+        self._directory = ""
+        self._address: Address | None = None
+
+    async def start(self, boot: dict[str, Any]) -> None:
+        """Start the supervisor and wait until it is up.
+
+        Raises:
+            ProvisionError: It did not come up.
+        """
+        self._directory = make_directory()
+        boot.update(directory=self._directory, driver_pid=os.getpid())
+        ours, theirs = socket.socketpair()
+        self._boot = ours
+        ours.setblocking(False)
+        try:
+            self._process = _spawn_supervisor(theirs)
+        finally:
+            theirs.close()
+        loop = asyncio.get_running_loop()
+        text = json.dumps(boot).encode()
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await loop.sock_sendall(ours, _LENGTH.pack(len(text)) + text)
+                ready = json.loads(await _receive(ours, loop))
+        except (OSError, EOFError, TimeoutError) as error:
+            raise self._failure(str(error) or type(error).__name__) from error
+        if not ready["ok"]:
+            raise self._failure(ready["error"])
+        from bigmachine.addresses import Address
+
+        self._address = Address.parse(ready["address"])
+        self.address = ready["address"]
+
+    async def connect(self) -> socket.socket:
+        """Return the control connection: the boot socket itself, or with TLS a new one."""
+        from bigmachine.driver.dialer import Dialer
+
+        assert self._address is not None
+        if self._address.kind == "unix":
+            if self._boot is None:
+                raise ConnectionRefusedError("the supervisor has ended")
+            boot, self._boot = self._boot, None
+            return boot
+        return await Dialer().connect(self._address)
+
+    async def stop(self, timeout: float) -> None:
+        """Wait for the supervisor's end, and kill it when that takes too long."""
+        process = self._process
+        if process is None:
+            return
+        end = asyncio.get_running_loop().time() + timeout
+        while process.poll() is None and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.005)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the supervisor; its machines end with it."""
+        process = self._process
+        if process is not None:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        if self._boot is not None:
+            self._boot.close()
+            self._boot = None
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def reap(self, pids: Sequence[int]) -> None:
+        """Kill what a supervisor that is gone has left of its machines."""
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+
+    def cause(self) -> str:
+        """Return how the supervisor ended, where it has."""
+        code = None if self._process is None else self._process.poll()
+        if code is None:
+            return ""
+        if code < 0:
+            return f"its supervisor was killed by {signal.Signals(-code).name}"
+        return f"its supervisor ended with exit code {code}"
+
+    def _failure(self, reason: str) -> ProvisionError:
+        return ProvisionError(
+            f"this host's supervisor did not come up: {reason}",
+            system="local",
+            requested=1,
+            started=0,
+            answer=self.cause() or reason,
+            remedy=f"see whether {sys.executable} and the directory {base_directory()} work",
+        )
+
+
+def _spawn_supervisor(boot: socket.socket) -> subprocess.Popen[bytes]:
+    from bigmachine.host.entry import supervisor_command
+
+    return subprocess.Popen(
+        supervisor_command(sys.executable, boot.fileno()),
+        pass_fds=(boot.fileno(),),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+async def _receive(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> bytes:
+    (length,) = _LENGTH.unpack(await _receive_exactly(sock, loop, _LENGTH.size))
+    return await _receive_exactly(sock, loop, length)
+
+
+async def _receive_exactly(
+    sock: socket.socket, loop: asyncio.AbstractEventLoop, count: int
+) -> bytes:
+    data = b""
+    while len(data) < count:
+        piece = await loop.sock_recv(sock, count - len(data))
+        if not piece:
+            raise EOFError("it ended at once")
+        data += piece
+    return data
+
+
+# Directories: one for each supervisor, private, removed by whoever comes last.
+
+
+def base_directory() -> str:
+    """Return where supervisors' directories of this user are."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime and os.access(runtime, os.W_OK | os.X_OK):
+        return os.path.join(runtime, "bigmachine")
+    return os.path.join(tempfile.gettempdir(), f"bigmachine-{os.getuid()}")
+
+
+def make_directory() -> str:
+    """Make a private directory for a supervisor; remove those that killed ones have left.
+
+    Raises:
+        ProvisionError: The place is somebody else's.
+    """
+    base = base_directory()
+    os.makedirs(base, mode=0o700, exist_ok=True)
+    status = os.lstat(base)
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise ProvisionError(
+            f"{base} must be this user's alone (mode 0700), for its sockets are not encrypted",
+            system="local",
+            requested=1,
+            started=0,
+            remedy=f"remove {base} or set XDG_RUNTIME_DIR to a private directory",
+        )
+    _remove_stale(base)
+    return tempfile.mkdtemp(prefix="h", dir=base)
+
+
+def _remove_stale(base: str) -> None:
+    """Remove directories whose supervisor, which would hold the lock in it, is gone."""
+    for entry in os.scandir(base):
+        lock = os.path.join(entry.path, "lock")
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue  # just made, or just removed: its supervisor has not locked it yet
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # in use
+        else:
+            shutil.rmtree(entry.path, ignore_errors=True)
+        finally:
+            os.close(descriptor)
