@@ -13,24 +13,25 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from bigmachine.death import Death, DeathKind
 from bigmachine.driver.handle import OwnedHandle
 from bigmachine.driver.lifecycle import Happening, State
-from bigmachine.death import Death, DeathKind
 from bigmachine.errors import BigmachineError
 from bigmachine.host.messages import EventKind, LaunchSpec, MachineEvent
 from bigmachine.rpc.client import Client
 from bigmachine.rpc.exceptions import decode_exception
 
 if TYPE_CHECKING:
-    from bigmachine.driver.dialer import Dialer
     from bigmachine.driver.output import Output
     from bigmachine.driver.runtime import Runtime
+    from bigmachine.rpc.dialer import Dialer
     from bigmachine.systems.base import Host, System
 
 logger = logging.getLogger(__name__)
 
 _KEPT_REPLY_TIMES: Final = 10
 _DRAIN_SECONDS: Final = 2.0
+_STOP_SECONDS: Final = 1.0  # for a supervisor that has been told everything
 
 
 class HostLink:
@@ -100,8 +101,8 @@ class HostLink:
                 logger.warning("%s did not shut down in time: %s", self.host.id, error)
         await asyncio.wait((events, output), timeout=_DRAIN_SECONDS)
         self._end(DeathKind.SHUTDOWN, "")
-        await self.host.stop(1.0)
-        self.control.close()
+        self.control.close()  # the supervisor, which has nothing more to say, waits for that
+        await self.host.stop(_STOP_SECONDS)
         for task in self._tasks:
             task.cancel()
 
