@@ -23,8 +23,8 @@ from bigmachine import osdep
 from bigmachine.death import Death, DeathKind
 from bigmachine.errors import MachineStoppedError
 from bigmachine.host import cause, processes
-from bigmachine.host.link import Link
 from bigmachine.host.linequeue import STREAMS, Stream
+from bigmachine.host.link import Link
 from bigmachine.host.messages import (
     Answer,
     Ask,

@@ -58,7 +58,9 @@ def prepare(start: TemplateStart) -> Context:
     import concurrent.futures.thread  # noqa: F401  else each machine would import it
     import random  # noqa: F401
 
-    import bigmachine.cluster  # noqa: F401
+    import bigmachine.cluster
+    import bigmachine.driver.behind
+    import bigmachine.machine  # noqa: F401
 
     tls = None
     if start.credentials is not None:
