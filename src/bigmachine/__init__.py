@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from bigmachine.deadlines import timeout
     from bigmachine.death import Death, DeathKind
     from bigmachine.driver.lifecycle import State
-    from bigmachine.lines import OutputLine
     from bigmachine.errors import (
         BigmachineError,
         CallError,
@@ -42,9 +41,10 @@ if TYPE_CHECKING:
     )
     from bigmachine.futures import Future
     from bigmachine.info import DiskInfo, Info, LoadInfo, MemInfo, local_info
+    from bigmachine.lines import OutputLine
     from bigmachine.machine import Machine, Machines
     from bigmachine.rpc.streams import Stream
-    from bigmachine.version import VERSION as __version__
+    from bigmachine.version import VERSION as __version__  # noqa: N811
 
 _HOMES = {
     "driver": "",
@@ -87,7 +87,47 @@ _HOMES = {
     "timeout": "deadlines",
 }
 
-__all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "BigmachineError",
+    "CallError",
+    "CallTimeoutError",
+    "Cluster",
+    "Current",
+    "Death",
+    "DeathKind",
+    "DiskInfo",
+    "Future",
+    "Info",
+    "LoadInfo",
+    "LocalProtocolError",
+    "Machine",
+    "MachineStoppedError",
+    "Machines",
+    "MemInfo",
+    "NoSuchMethodError",
+    "NoSuchServiceError",
+    "OutputLine",
+    "PayloadError",
+    "ProtocolError",
+    "ProvisionError",
+    "RemoteError",
+    "RemoteProtocolError",
+    "State",
+    "Stream",
+    "TransportError",
+    "UsageError",
+    "__version__",
+    "cancelled",
+    "current",
+    "driver",
+    "is_driver",
+    "is_remote",
+    "local_info",
+    "start",
+    "systems",
+    "testing",
+    "timeout",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -18,7 +18,6 @@ from bigmachine.errors import (
     DeathKind,
     MachineStoppedError,
     TransportError,
-    UsageError,
 )
 from bigmachine.futures import Future
 from bigmachine.service import ServiceTable

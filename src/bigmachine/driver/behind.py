@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bigmachine.addresses import HOST_TARGET, Address
-from bigmachine.driver.dialer import Dialer
 from bigmachine.driver.fleet import Fleet
 from bigmachine.driver.handle import DialledHandle, Handle, OwnedHandle
 from bigmachine.driver.lifecycle import State
@@ -25,6 +24,7 @@ from bigmachine.futures import Future
 from bigmachine.host.messages import HostConfig, LaunchSpec, MachineSpec, Program, TemplateSpec
 from bigmachine.rpc import codec
 from bigmachine.rpc.client import Client
+from bigmachine.rpc.dialer import Dialer
 
 if TYPE_CHECKING:
     from bigmachine.driver.hostlink import HostLink
@@ -99,7 +99,7 @@ class Behind:
         payload = codec.encode(encoded)
         handles = [
             OwnedHandle(
-                self.runtime, self._dialer, id=f"{index}-{secrets.token_hex(4)}", index=index
+                self.runtime, self._dialer, unique=f"{index}-{secrets.token_hex(4)}", index=index
             )
             for index in indexes
         ]

@@ -11,18 +11,18 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from bigmachine.death import Death, DeathKind
 from bigmachine.driver.handle import OwnedHandle
 from bigmachine.driver.hostlink import HostLink
 from bigmachine.driver.lifecycle import Happening, State
-from bigmachine.death import Death, DeathKind
 from bigmachine.errors import BigmachineError
 from bigmachine.systems.base import HostRequest
 
 if TYPE_CHECKING:
-    from bigmachine.driver.dialer import Dialer
     from bigmachine.driver.output import Output
     from bigmachine.driver.runtime import Runtime
     from bigmachine.host.messages import LaunchSpec
+    from bigmachine.rpc.dialer import Dialer
     from bigmachine.systems.base import System
 
 logger = logging.getLogger(__name__)

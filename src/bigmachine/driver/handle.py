@@ -21,8 +21,8 @@ from bigmachine.rpc.client import Client
 if TYPE_CHECKING:
     import io
 
-    from bigmachine.driver.dialer import Dialer
     from bigmachine.driver.runtime import Runtime
+    from bigmachine.rpc.dialer import Dialer
     from bigmachine.rpc.streams import Stream
 
 VERDICT_SECONDS: Final = 1.0
@@ -186,8 +186,8 @@ class OwnedHandle(Handle):
 
     owned = True
 
-    def __init__(self, runtime: Runtime, dialer: Dialer, *, id: str, index: int) -> None:
-        self.id = id
+    def __init__(self, runtime: Runtime, dialer: Dialer, *, unique: str, index: int) -> None:
+        self.id = unique
         self.index = index
         self.pid = 0
         self.control: Client | None = None

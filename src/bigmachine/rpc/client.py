@@ -26,6 +26,7 @@ from bigmachine.errors import (
     BigmachineError,
     CallTimeoutError,
     PayloadError,
+    RemoteProtocolError,
     TransportError,
 )
 from bigmachine.futures import Future, Wakes
@@ -488,7 +489,7 @@ class Client:
             logger.debug("%s says goodbye", self.label)
         else:
             name = frames.KIND_NAMES.get(kind, str(kind))
-            raise frames.RemoteProtocolError(f"{self.label} sent a {name} frame to its caller")
+            raise RemoteProtocolError(f"{self.label} sent a {name} frame to its caller")
 
     def _on_feed(self, kind: int, sub: int, call: int, body: bytes) -> None:
         entry = self._pending.get(call)

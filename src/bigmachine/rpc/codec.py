@@ -113,7 +113,7 @@ def encode(value: Any, what: str = "value") -> Payload:
     try:
         import cloudpickle
 
-        body = cloudpickle.dumps(value, 5, buffer_callback=take)
+        body = cloudpickle.dumps(value, protocol=5, buffer_callback=take)  # pyright: ignore[reportCallIssue]
     except NotReadyError:
         raise
     except Exception as error:

@@ -13,7 +13,7 @@ import io
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from bigmachine.rpc import codec
 from bigmachine.rpc.exceptions import encode_exception
@@ -136,7 +136,7 @@ class Feed:
 
     def _pump(self, channel: Channel, call: int) -> None:
         assert self._outlet is not None
-        source: Iterator[Any] = self._source
+        source = cast("Iterator[Any]", self._source)
         try:
             for item in source:
                 self._outlet.put(item)
@@ -150,7 +150,7 @@ class Feed:
 
     async def _pump_async(self, channel: Channel, call: int) -> None:
         assert self._outlet is not None
-        source: AsyncIterator[Any] = self._source
+        source = cast("AsyncIterator[Any]", self._source)
         try:
             async for item in source:
                 await self._outlet.put_async(item)

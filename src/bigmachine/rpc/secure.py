@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from _thread import allocate_lock
-from typing import Final
+from typing import Final, cast
 
 _CIPHER_BYTES: Final = 512 * 1024
 
@@ -89,7 +89,7 @@ class Tls:
         """Decrypt into a buffer; return the count, 0 at the end, -1 when more must come first."""
         with self._lock:
             try:
-                return self._ssl.read(len(buffer), buffer)  # type: ignore[arg-type]
+                return cast("int", self._ssl.read(len(buffer), buffer))
             except ssl.SSLWantReadError:
                 return -1
             except ssl.SSLZeroReturnError:

@@ -21,7 +21,13 @@ from time import monotonic
 from typing import Any, Final
 
 from bigmachine import calls, deadlines
-from bigmachine.errors import BigmachineError, NoSuchServiceError, PayloadError, UsageError
+from bigmachine.errors import (
+    BigmachineError,
+    NoSuchServiceError,
+    PayloadError,
+    RemoteProtocolError,
+    UsageError,
+)
 from bigmachine.futures import allow_blocking, forbid_blocking
 from bigmachine.rpc import codec, feeds
 from bigmachine.rpc.exceptions import encode_exception
@@ -123,7 +129,7 @@ class Server:
         """
         self.closing = True
         end = self.loop.time() + timeout
-        while self.running() and self.loop.time() < end:
+        while self.running() and self.loop.time() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         for session in list(self._sessions):
             session.channel.close()
@@ -246,7 +252,7 @@ class _Session:
         for run in list(self.runs.values()):
             run.cancel()
         self.server.forget(self)
-        if isinstance(error, frames.RemoteProtocolError):
+        if isinstance(error, RemoteProtocolError):
             logger.warning("%s closed a connection: %s", self.server.name, error)
 
     def _start(self, event: Event) -> None:
@@ -254,7 +260,7 @@ class _Session:
         server = self.server
         name, left, offset = frames.split_call(body)
         if call in self.runs or len(self.runs) >= MAX_CALLS:
-            raise frames.RemoteProtocolError(f"call {call} cannot begin: it runs, or too many do")
+            raise RemoteProtocolError(f"call {call} cannot begin: it runs, or too many do")
         run = _Run(self, call, name, stream=bool(flags & frames.FLAG_STREAM))
         if parts is None:
             run.body = memoryview(body)[offset:]
@@ -298,7 +304,7 @@ class _Session:
                 self.early.setdefault((call, sub), []).append(event)
         elif kind not in (frames.GOODBYE, frames.ABORT):
             name = frames.KIND_NAMES.get(kind, str(kind))
-            raise frames.RemoteProtocolError(f"a caller sent a {name} frame")
+            raise RemoteProtocolError(f"a caller sent a {name} frame")
 
     # Running, each in a context of its own.
 
@@ -479,7 +485,7 @@ def _is_ours(error: BaseException) -> bool:
         traceback = traceback.tb_next
     if traceback is None:
         return True
-    module = traceback.tb_frame.f_globals.get("__name__", "")
+    module = str(traceback.tb_frame.f_globals.get("__name__", ""))
     return module.startswith("bigmachine.rpc")
 
 

@@ -119,16 +119,12 @@ class Inlet:
             EOFError: The stream has ended.
             BaseException: What the producer raised.
         """
-        try:
-            entry = self._items.popleft()
-        except IndexError:
-            with self._lock:
-                if self._items:
-                    entry = self._items.popleft()
-                elif self._ended:
+        with self._lock:
+            if not self._items:
+                if self._ended:
                     self._raise_end()
-                else:
-                    return None
+                return None
+            entry = self._items.popleft()
         if self._grant is not None:
             self._taken_items += 1
             self._taken_bytes += entry[1]

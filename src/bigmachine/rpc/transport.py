@@ -18,7 +18,7 @@ import socket
 from _thread import allocate_lock
 from asyncio import _get_running_loop
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from bigmachine.errors import ProtocolError, RemoteProtocolError
 from bigmachine.version import VERSION
@@ -41,7 +41,19 @@ _READS: Final = 16
 """How often one connection is read in a row before others get their turn."""
 _LARGE_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 
-Submission = bytes | tuple[bytes, Key] | tuple[int, Key, bytes, Any, int]
+
+class Message(NamedTuple):
+    """A message in parts: `Sender.push_message`'s arguments."""
+
+    kind: int
+    key: Key
+    head: bytes
+    parts: list[tuple[memoryview, int]]
+    flags: int
+
+
+Submission = bytes | tuple[bytes, Key] | Message
+"""What is sent: a frame, one that stays behind others of its key, or a message in parts."""
 
 
 class Handler(Protocol):
@@ -125,10 +137,10 @@ class Channel:
             self.send((header + body, key))
             return
         parts = payload.parts()
-        size = sum(view.nbytes for view, _ in parts)
+        size = payload.size_bytes
         if size >= _LARGE_MESSAGE_BYTES:
             _log_large(size, key)
-        self.send((kind, key, head, parts, flags))
+        self.send(Message(kind, key, head, parts, flags))
 
     def abort(self, key: Key) -> bool:
         """Stop sending the message in parts with a key; whether it had begun to leave."""
@@ -160,13 +172,12 @@ class Channel:
         inbox, sender = self._inbox, self._sender
         while inbox:
             item = inbox.popleft()
-            if type(item) is bytes:
+            if isinstance(item, bytes):
                 sender.push(item)
-            elif len(item) == 2:
-                sender.push(*item)
+            elif isinstance(item, Message):
+                sender.push_message(item.kind, item.key, item.head, item.parts, item.flags)
             else:
-                kind, key, head, parts, flags = item  # type: ignore[misc]
-                sender.push_message(kind, key, head, parts, flags)
+                sender.push(*item)
 
     def _write(self) -> bool:
         """Write up to a limit; return whether more is left for the loop. The lock is held."""

@@ -26,7 +26,7 @@ _IDLE_SECONDS: Final = 10.0
 _KEEP: Final = 4
 """So many threads stay although idle."""
 
-Job = Callable[[], None]
+Job = Callable[[], object]
 
 
 class Workers:

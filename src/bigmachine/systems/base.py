@@ -151,7 +151,7 @@ class Host(ABC):
 
         await asyncio.get_running_loop().create_future()
 
-    def reap(self, pids: Sequence[int]) -> None:
+    def reap(self, pids: Sequence[int]) -> None:  # noqa: B027  most hosts have nothing to do
         """End what a supervisor that is gone has left: the machines with these process ids.
 
         For hosts that share this computer's processes; the default does nothing, since

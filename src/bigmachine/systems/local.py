@@ -124,7 +124,7 @@ class LocalHost(Host):
 
     async def connect(self) -> socket.socket:
         """Return the control connection: the boot socket itself, or with TLS a new one."""
-        from bigmachine.driver.dialer import Dialer
+        from bigmachine.rpc.dialer import Dialer
 
         assert self._address is not None
         if self._address.kind == "unix":
@@ -140,7 +140,7 @@ class LocalHost(Host):
         if process is None:
             return
         end = asyncio.get_running_loop().time() + timeout
-        while process.poll() is None and asyncio.get_running_loop().time() < end:
+        while process.poll() is None and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         self.kill()
 
