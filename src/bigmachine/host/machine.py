@@ -15,20 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import inspect
 import os
 import socket
-import sys
-import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from bigmachine.host import parcel, processes, role, surroundings
 from bigmachine.host.link import Link
 from bigmachine.host.messages import Answer, Ask, Connection, InitFailed, Ready, Stop
+from bigmachine.host.residents import Residents, one_line
 from bigmachine.rpc import codec
 from bigmachine.rpc.exceptions import encode_exception
 from bigmachine.rpc.server import Server
@@ -123,14 +120,13 @@ class Machine:
         self._identity = start.identity
         self._link = link
         self._tls = context.tls
-        self._services: dict[str, Any] = {}  # those whose ``init`` has run
-        self._taken: set[str] = set()  # names of services whose ``init`` runs
+        self._residents: Residents | None = None
         self._waiting: list[socket.socket] | None = []  # connections, until calls are served
         self._asked: set[asyncio.Task[None]] = set()
         self._deadline: float | None = None
 
     def __repr__(self) -> str:
-        return f"<Machine {self._identity.id} {', '.join(self._services)}>"
+        return f"<Machine {self._identity.id} {self._residents!r}>"
 
     async def serve(self, services_fd: int) -> int:
         """Bring the services up and serve them until the end; return the exit code."""
@@ -164,29 +160,19 @@ class Machine:
         from bigmachine.cluster import enter_machine
 
         try:
-            self._cluster = enter_machine(self._identity, self._loop)
-            # In the main thread, as an ``import`` of the program would run.
+            cluster = enter_machine(self._identity, self._loop)
+            self._residents = Residents(self._server, cluster)
             payloads: Mapping[str, codec.Payload] = parcel.read_parcel(services_fd)
-            services = {name: _rebuild(payload) for name, payload in payloads.items()}
-            for name, service in services.items():
-                await self._init(service)
-                self._services[name] = service
+            await self._residents.bring_up(payloads)
         except BaseException as error:
             if not self._end.done():  # else it was cancelled for the machine's end
-                self._link.send(InitFailed(error=encode_exception(error), text=_one_line(error)))
+                self._link.send(InitFailed(error=encode_exception(error), text=one_line(error)))
             return False
-        for name, service in self._services.items():
-            self._server.register(name, service)
         self._link.send(Ready())
         waiting, self._waiting = self._waiting or [], None
         for sock in waiting:
             self._server.adopt(sock, tls=self._tls)
         return True
-
-    async def _init(self, service: Any) -> None:
-        init = getattr(service, "init", None)
-        if callable(init):
-            await _call(init, self._cluster)
 
     # What the supervisor says
 
@@ -217,37 +203,13 @@ class Machine:
 
     async def _answer(self, ask: Ask, fds: tuple[int, ...]) -> None:
         try:
-            value = await self._find_answer(ask, fds)
+            assert self._residents is not None
+            value = await self._residents.answer(ask.what, ask.args, fds)
         except Exception as error:
-            failed = Answer(number=ask.number, error=encode_exception(error), text=_one_line(error))
+            failed = Answer(number=ask.number, error=encode_exception(error), text=one_line(error))
             self._link.send(failed)
         else:
             self._link.send(Answer(number=ask.number, value=value))
-
-    async def _find_answer(self, ask: Ask, fds: tuple[int, ...]) -> Any:
-        match ask.what:
-            case "register":
-                return await self._register(str(ask.args[0]), fds[0])
-            case "runtime":
-                from bigmachine.info import runtime_mem_info
-
-                return runtime_mem_info()
-            case "vars":
-                return {}
-
-    async def _register(self, name: str, service_fd: int) -> bool:
-        """Add a service to those that run; False when its name is taken."""
-        service = parcel.read_parcel(service_fd)
-        if name in self._taken or name in self._services:
-            print(f"bigmachine: there is a service {name!r} already", file=sys.stderr)
-            return False
-        self._taken.add(name)
-        try:
-            await self._init(service)
-        finally:
-            self._taken.discard(name)
-        self._services[name] = service
-        return self._server.register(name, service)
 
     # Ending
 
@@ -262,70 +224,5 @@ class Machine:
     async def _close(self, grace: float) -> None:
         """End gracefully, within ``grace`` seconds."""
         await self._server.close(grace * _CALLS_SHARE)
-        closing = [
-            self._loop.create_task(_close_service(name, service))
-            for name, service in self._services.items()
-            if callable(getattr(service, "close", None))
-        ]
-        if closing:
-            await asyncio.wait(closing, timeout=grace * _CLOSE_SHARE)
-
-
-async def _close_service(name: str, service: Any) -> None:
-    try:
-        await _call(service.close)
-    except Exception:
-        print(f"bigmachine: close of service {name!r} raised:", file=sys.stderr)
-        traceback.print_exc()
-
-
-async def _call(function: Callable[..., Any], *args: Any) -> None:
-    """Call a user's function, a plain one in a thread."""
-    if inspect.iscoroutinefunction(function):
-        await function(*args)
-        return
-    result = await _in_thread(functools.partial(function, *args))
-    if inspect.isawaitable(result):
-        await result
-
-
-async def _in_thread(function: Callable[[], Any]) -> Any:
-    """Run a function in a thread of its own, a daemon: it may never end."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is None:
-            done.set_result(result)
-        else:
-            # A future refuses StopIteration, so it carries every exception wrapped.
-            done.set_result(_Raised(error))
-
-    def work() -> None:
-        try:
-            outcome: tuple[Any, BaseException | None] = (function(), None)
-        except BaseException as error:
-            outcome = (None, error)
-        loop.call_soon_threadsafe(settle, *outcome)
-
-    threading.Thread(target=work, name="bigmachine-init", daemon=True).start()
-    result = await done
-    if isinstance(result, _Raised):
-        raise result.error
-    return result
-
-
-@dataclass(frozen=True, slots=True)
-class _Raised:
-    error: BaseException
-
-
-def _rebuild(payload: codec.Payload) -> Any:
-    return codec.decode(payload.body, [view for view, _ in payload.buffers])
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        if self._residents is not None:
+            await self._residents.close(grace * _CLOSE_SHARE)
