@@ -391,12 +391,7 @@ class _Template:
             launcher.move_on(family)
 
     def _failure(self) -> BootFailure:
-        if self.reached is not None:
-            detail = "the template of its program has ended"
-        elif self._end is not None and self._end.status == 0:
-            detail = "the program came to its end"
-        else:
-            detail = ""
+        detail = "" if self.reached is None else "the template of its program was lost"
         return BootFailure(detail=detail, output=bytes(self._held), exit=self._end)
 
 

@@ -47,6 +47,7 @@ def prepare_template() -> None:
     faulthandler.enable(file=2, all_threads=True)
     faulthandler.register(osdep.STACK_DUMP_SIGNAL, file=stack_fd, all_threads=True, chain=False)
     osdep.line_buffer_stdio()
+    _line_buffer_streams()
     flush_streams()
 
 
@@ -165,6 +166,15 @@ def exit_code_of(code: Any) -> int:
     with contextlib.suppress(Exception):
         print(code, file=sys.stderr)
     return 1
+
+
+def _line_buffer_streams() -> None:
+    """Have Python write each line at once: what a machine dies with in its buffer is lost."""
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            with contextlib.suppress(Exception):  # closed, or an object of the program's
+                reconfigure(line_buffering=True)
 
 
 def _redirect(streams: Sequence[int]) -> None:

@@ -64,8 +64,23 @@ def _run(template: Template) -> None:
         shown = replay.program_traceback(error)
         sys.excepthook(type(shown), shown, shown.__traceback__)
         sys.exit(1)
+    finally:
+        _join_threads()
     if program.is_bare:
         template.take_over()
+
+
+def _join_threads() -> None:
+    """Wait for the program's threads, as the interpreter does at its end.
+
+    Only not there: one of them may call ``bigmachine.start``, and an interpreter that has begun to
+    end is no place for a machine.
+    """
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.current_thread():
+                thread.join()
 
 
 class Template:
