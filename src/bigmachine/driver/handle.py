@@ -7,6 +7,7 @@ alone, in `Handle.advance`; anybody may read them or wait for them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from _thread import allocate_lock
 from collections.abc import Callable
@@ -14,7 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.addresses import Address
 from bigmachine.driver.lifecycle import Happening, Lifecycle, State
-from bigmachine.errors import BigmachineError, Death, DeathKind, MachineStoppedError
+from bigmachine.errors import (
+    BigmachineError,
+    Death,
+    DeathKind,
+    MachineStoppedError,
+    TransportError,
+)
 from bigmachine.futures import Future
 from bigmachine.rpc.client import Client
 
@@ -28,6 +35,8 @@ if TYPE_CHECKING:
 VERDICT_SECONDS: Final = 1.0
 """How long a broken connection waits to hear that the machine has died, before it is blamed on
 the network: the supervisor knows within milliseconds."""
+STOP_SECONDS: Final = 5.0
+"""How long a machine has for its graceful end."""
 
 
 class Handle:
@@ -71,10 +80,17 @@ class Handle:
         future: Future[State] = Future()
         with self._lock:
             if self._life.state < state:
-                self._waiting.append((state, future))
+                entry = (state, future)
+                self._waiting.append(entry)
+                future._on_cancel = lambda: self._forget(entry)
                 return future
         future.resolve(self._life.state)
         return future
+
+    def _forget(self, entry: tuple[State, Future[State]]) -> None:
+        with self._lock:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
 
     def advance(
         self,
@@ -85,7 +101,8 @@ class Handle:
     ) -> None:
         """Note what happened to the machine: the one place where its state changes."""
         if happening is Happening.DIED and death is not None and self.state < State.STOPPED:
-            calls = self.client.pending
+            # Before it was running, calls waited for it; it had none.
+            calls = self.client.pending if self._life.state is State.RUNNING else ()
             death = dataclasses.replace(death, calls=death.calls or calls, machine=self.label)
             if cause is not None:
                 death = death.with_cause(cause)
@@ -94,7 +111,9 @@ class Handle:
                 return
             state = self._life.state
             if self._life.death is not None:
-                self.error = MachineStoppedError(machine=self.label, death=self._life.death)
+                self.error = MachineStoppedError(
+                    machine=self.addr or self.label, death=self._life.death
+                )
             ready = [future for least, future in self._waiting if least <= state]
             self._waiting = [entry for entry in self._waiting if entry[0] > state]
         if self.error is not None:
@@ -117,16 +136,13 @@ class Handle:
         if self.error is not None:
             raise self.error
         supervisor, target = self._supervisor()
-        call = supervisor.call(method, (target, *args), kwargs)
-        stopped = self.wait(State.STOPPED)
         try:
-            return await call
-        except BigmachineError:
-            if self.error is not None:
-                raise self.error from None
+            return await supervisor.call(method, (target, *args), kwargs)
+        except (TransportError, MachineStoppedError):
+            stopped = await self._verdict()
+            if stopped is not None:
+                raise stopped from None
             raise
-        finally:
-            stopped.cancel()
 
     def tail(self) -> Stream[str]:
         """Follow the machine's output."""
@@ -144,9 +160,11 @@ class Handle:
 
     def cancel(self) -> None:
         """Give the machine up."""
-        self.runtime.loop.call_soon_threadsafe(
-            self.advance, Happening.DIED, Death(kind=DeathKind.CANCELED, machine=self.label)
-        )
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the machine with it
+            self.runtime.loop.call_soon_threadsafe(self._give_up)
+
+    def _give_up(self) -> None:
+        self.advance(Happening.DIED, Death(kind=DeathKind.CANCELED, machine=self.label))
 
     def call_when(
         self, other: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -205,15 +223,18 @@ class OwnedHandle(Handle):
         return self.runtime.spawn(self._stop(), f"stop {self.label}")
 
     async def _stop(self) -> None:
+        await self.wait(State.STARTING)
         if self.control is not None and self.state < State.STOPPED:
-            await self.control.call("Host.stop", (self.id,))
+            # Without its host it is stopped, or will be in a moment.
+            with contextlib.suppress(TransportError):
+                await self.control.call("Host.stop", (self.id, STOP_SECONDS))
         await self.wait(State.STOPPED)
 
-    def cancel(self) -> None:
-        """Give the machine up, and have it killed."""
-        super().cancel()
-        if self.control is not None:
+    def _give_up(self) -> None:
+        """Have it killed as well."""
+        if self.control is not None and self.state < State.STOPPED:
             self.control.call("Host.kill", (self.id, "canceled"))
+        super()._give_up()
 
     def _supervisor(self) -> tuple[Client, str]:
         assert self.control is not None
@@ -295,7 +316,24 @@ class DialledHandle(Handle):
         return None
 
     async def _ask(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return await self._host.call(method, (self._address.target, *args), kwargs)
+        try:
+            return await self._host.call(method, (self._address.target, *args), kwargs)
+        except MachineStoppedError as error:
+            self.advance(Happening.DIED, error.death)
+            raise
+
+    def shutdown(self) -> Future[None]:
+        """End the machine gracefully; resolves when it is gone."""
+        return self.runtime.spawn(self._stop(), f"stop {self.label}")
+
+    async def _stop(self) -> None:
+        with contextlib.suppress(MachineStoppedError):
+            await self._ask("Supervisor.Shutdown", (), {})
+        async with asyncio.timeout(2 * STOP_SECONDS):
+            while True:
+                if await self._ping() is not None:  # it, or its host, has gone
+                    return
+                await asyncio.sleep(_VERDICT_PAUSE_SECONDS)
 
     def _supervisor(self) -> tuple[Client, str]:
         return self._host, self._address.target
