@@ -4,9 +4,11 @@
 
     unix:/run/user/0/bigmachine/4f1c/host.sock#3-9f3a01c2
     tls:10.0.0.7:40123#3-9f3a01c2?host=h1.bigpi-4f1c
+    inproc:inprocess-7#3-9f3a01c2
 
 Before ``#`` stands the host's one endpoint, after it the target: a machine's unique id, or
-``host`` for the supervisor itself. ``host=`` is the subject of the host's certificate.
+``host`` for the supervisor itself. ``host=`` is the subject of the host's certificate. ``inproc``
+is for tests: such a host is inside the process that dials it (`rpc.endpoints`).
 """
 
 from __future__ import annotations
@@ -25,14 +27,14 @@ class Address:
 
     Attributes:
         kind: The transport.
-        path: With ``unix``: the socket's path.
+        path: With ``unix``: the socket's path. With ``inproc``: the endpoint's name.
         host: With ``tls``: the host's name or IP address.
         port: With ``tls``: the port.
         target: Who on the host is meant.
         subject: With ``tls``: the subject of the host's certificate.
     """
 
-    kind: Literal["unix", "tls"]
+    kind: Literal["unix", "tls", "inproc"]
     path: str = ""
     host: str = ""
     port: int = 0
@@ -40,8 +42,8 @@ class Address:
     subject: str = ""
 
     def __str__(self) -> str:
-        if self.kind == "unix":
-            return f"unix:{self.path}#{self.target}"
+        if self.kind != "tls":
+            return f"{self.kind}:{self.path}#{self.target}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         subject = f"?host={self.subject}" if self.subject else ""
         return f"tls:{host}:{self.port}#{self.target}{subject}"
@@ -68,6 +70,8 @@ class Address:
         target = target or HOST_TARGET
         if kind == "unix" and endpoint:
             return cls(kind="unix", path=endpoint, target=target)
+        if kind == "inproc" and endpoint:
+            return cls(kind="inproc", path=endpoint, target=target)
         host, _, port = endpoint.rpartition(":")
         if kind == "tls" and host and port.isdecimal():
             subject = query.removeprefix("host=")

@@ -71,8 +71,10 @@ def start(
         role.take_over()
     _check_role()
     from bigmachine import config
+    from bigmachine.host.imports import finish_imports
     from bigmachine.host.replay import describe_main
 
+    finish_imports()
     chosen = config.resolve(system).make_system()
     described = describe_main(program)
     return Cluster._of_driver(chosen, name or _default_name(), described, output)
@@ -80,9 +82,10 @@ def start(
 
 def is_driver() -> bool:
     """Return whether this process is a driver, not one that is or will become machines."""
+    from bigmachine import calls
     from bigmachine.host import role
 
-    return role.current is role.Role.DRIVER
+    return role.current is role.Role.DRIVER and calls.home.get() is None
 
 
 class Cluster:
@@ -330,10 +333,17 @@ def redial(addr: str, label: str, maxprocs: int) -> Machine:
 # The driver's process.
 
 
+def clusters_on(system: System) -> list[Cluster]:
+    """Return the clusters of this process whose machines are on a system."""
+    return [cluster for cluster in list(_clusters) if cluster.system is system]
+
+
 def _check_role() -> None:
+    from bigmachine import calls
     from bigmachine.host import role
 
-    if role.current is role.Role.MACHINE and not role.is_inherited():
+    is_machine = role.current is role.Role.MACHINE and not role.is_inherited()
+    if is_machine or calls.home.get() is not None:
         raise UsageError(
             "bigmachine.start was called on a machine; the running service finds its cluster with "
             "bigmachine.current().cluster"

@@ -169,7 +169,15 @@ class Behind:
         """End the runtime's thread."""
         if self._driver is not None:
             self._driver.close_output()
+        self.disconnect()
         self.runtime.stop()
+
+    def disconnect(self) -> None:
+        """Close the connections to machines that others have started; they fail from now on."""
+        for handle in list(self._handles.values()):
+            handle.client.close()
+        for supervisor in list(self._supervisors.values()):
+            supervisor.close()
 
     def fail(self, error: BaseException) -> None:
         """Make every machine raise an error: this process cannot use them."""

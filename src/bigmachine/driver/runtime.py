@@ -108,13 +108,24 @@ class Runtime:
         """Cancel what still runs, end the loop and join its thread. From another thread."""
         if self._thread is None or self._stopping:
             return
-        self._stopping = True
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self._wind_down)
+        self.begin_stop()
         if self._thread is not threading.current_thread():
             self._thread.join(_JOIN_SECONDS)
             if self._thread.is_alive():
                 logger.warning("the runtime's thread did not end within %s s", _JOIN_SECONDS)
+
+    def begin_stop(self) -> None:
+        """Begin what `stop` does, and do not wait for it. From any thread."""
+        if self._thread is None or self._stopping:
+            return
+        self._stopping = True
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self._wind_down)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the loop's own thread, if it has one, still runs."""
+        return self._thread is not None and self._thread.is_alive()
 
     def _wind_down(self) -> None:
         async def finish() -> None:

@@ -9,6 +9,7 @@ import ssl
 from typing import Final
 
 from bigmachine.addresses import Address
+from bigmachine.rpc import endpoints
 from bigmachine.security.credentials import Credentials
 from bigmachine.wire import frames
 
@@ -30,7 +31,7 @@ class Dialer:
 
     def tls(self, address: Address) -> ssl.SSLContext | None:
         """Return the context for an address; None where the socket needs no TLS."""
-        return None if address.kind == "unix" else self.context()
+        return self.context() if address.kind == "tls" else None
 
     def context(self) -> ssl.SSLContext:
         """Return the context for connections to other hosts.
@@ -52,6 +53,8 @@ class Dialer:
         Raises:
             OSError: Nobody is reached there.
         """
+        if address.kind == "inproc":
+            return endpoints.connect(address.path, address.target)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT_SECONDS):
             if address.kind == "unix":

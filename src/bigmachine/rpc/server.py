@@ -54,9 +54,17 @@ class Server:
     Args:
         name: How errors and logs call this server.
         context: The context in which every call runs (a copy each).
+        guard: Whether to see to it that nobody waits for a future on the loop's thread; False
+            where whoever runs the loop does.
     """
 
-    def __init__(self, *, name: str = "", context: contextvars.Context | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        name: str = "",
+        context: contextvars.Context | None = None,
+        guard: bool = True,
+    ) -> None:
         self.name = name
         self.loop = asyncio.get_running_loop()
         self.registry = Registry()
@@ -68,7 +76,9 @@ class Server:
         self.context = contextvars.copy_context() if context is None else context
         self._sessions: set[_Session] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        forbid_blocking(_thread_of(self.loop))
+        self._guard = guard
+        if guard:
+            forbid_blocking(_thread_of(self.loop))
 
     def __repr__(self) -> str:
         return f"<Server {self.name} {self.registry!r}, {len(self._sessions)} connections>"
@@ -137,7 +147,9 @@ class Server:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=max(0.1, end - self.loop.time()))
-        allow_blocking(_thread_of(self.loop))
+        self.workers.close()
+        if self._guard:
+            allow_blocking(_thread_of(self.loop))
 
     def forget(self, session: _Session) -> None:
         """Drop a connection that is gone."""

@@ -50,6 +50,7 @@ class Workers:
         self._lock = threading.Lock()
         self._begun = 0
         self._watching = False
+        self._closed = False
         self._step = 1
         self._seen = (0, 0.0, 0.0)  # jobs begun, wall clock, processor time at the last look
 
@@ -67,6 +68,12 @@ class Workers:
             self._watching = True
             self._step = 1
             self._look()
+
+    def close(self) -> None:
+        """Have the threads end, each when it has nothing to do; what waits is done first."""
+        self._closed = True
+        while self._wake():
+            continue
 
     def _wake(self) -> bool:
         """Wake a sleeping thread; False when there is none."""
@@ -122,6 +129,9 @@ class Workers:
         with self._lock:
             if self._jobs:
                 return True
+            if self._closed:
+                self._threads -= 1
+                return False
             self._sleeping += 1
         woken = self._ready.acquire(timeout=_IDLE_SECONDS)
         with self._lock:
