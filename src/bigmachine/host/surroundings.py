@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from bigmachine import osdep
 from bigmachine.host import processes
+from bigmachine.host.imports import finish_imports
 
 SWITCH_INTERVAL_SECONDS: Final = 0.0005
 """How long a thread that computes may hold the interpreter lock against one that waits for it: ten
@@ -75,18 +76,6 @@ def settle(*, streams: Sequence[int], tag: int, cwd: str, sys_path: Sequence[str
             os.chdir(cwd)
     sys.path += [entry for entry in sys_path if entry not in sys.path]
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-
-
-def finish_imports() -> None:
-    """Mark every module as imported, also those whose import led to ``bigmachine.start``.
-
-    They will never be finished, since ``bigmachine.start`` does not return; another thread that
-    needs one, to rebuild a service, would wait for ever.
-    """
-    for module in list(sys.modules.values()):
-        spec = getattr(module, "__spec__", None)
-        if getattr(spec, "_initializing", False):
-            spec._initializing = False
 
 
 def drop_inherited_handlers() -> None:
