@@ -19,7 +19,7 @@ import time
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from bigmachine.errors import UsageError
 
@@ -56,6 +56,16 @@ def check_may_block() -> None:
             "waiting here would block bigmachine's own event loop, which has to bring the answer: "
             "in an async method say `await future`; in a done-callback start a thread"
         )
+
+
+class Source(Protocol):
+    """What brings an answer, and can be made to do so by whoever waits for it."""
+
+    def read_until(self, future: Future[Any], timeout: float | None) -> None:
+        """Help on this thread until a future is done, or ``timeout`` seconds are over."""
+
+    def read_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Help in a running loop; None: somebody waits who cannot help."""
 
 
 class Wakes:
@@ -113,6 +123,7 @@ class Future(cf.Future[T]):
     _watched: threading.Condition | None = None
     _watchers: list[Any] | None = None
     _on_cancel: Callable[[], object] | None = None
+    _source: Source | None = None
 
     def __init__(self, on_cancel: Callable[[], object] | None = None) -> None:
         # The base class's __init__ is left out on purpose: it makes a condition and two lists.
@@ -172,6 +183,8 @@ class Future(cf.Future[T]):
 
             loop = get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
+            if self._source is not None:
+                self._source.read_in(loop)
             if self._hook((loop, waiter)):
                 try:
                     yield from waiter
@@ -209,6 +222,8 @@ class Future(cf.Future[T]):
         """Call ``fn`` with this future when it has ended, on the runtime's thread; at once if it
         has ended already.
         """  # noqa: D205
+        if self._source is not None:
+            self._source.read_in(None)
         if not self._hook(fn):
             self._call(fn)
 
@@ -241,6 +256,10 @@ class Future(cf.Future[T]):
             wakes: Where to note who is to be woken, instead of waking each at once.
         """
         return self._finish(FINISHED, result, exception, decode, wakes)
+
+    def when_done(self, hook: Callable[[Future[T]], object]) -> bool:
+        """Call ``hook`` at the end, on whatever thread brings it; False if it has come."""
+        return self._hook(hook)
 
     def set_running_or_notify_cancel(self) -> bool:
         """Return whether it is still wanted."""
@@ -332,6 +351,13 @@ class Future(cf.Future[T]):
 
     def _block(self, timeout: float | None) -> None:
         check_may_block()
+        if self._source is not None:
+            began = time.monotonic()
+            self._source.read_until(self, timeout)
+            if self._state is not PENDING:
+                return
+            if timeout is not None:
+                timeout -= time.monotonic() - began
         gate = allocate_lock()
         gate.acquire()
 
@@ -367,6 +393,8 @@ class Future(cf.Future[T]):
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
+        if self._source is not None:
+            self._source.read_in(None)
         with _lock:
             if self._watched is None:
                 self._watched = threading.Condition()

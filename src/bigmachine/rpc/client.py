@@ -131,6 +131,7 @@ class Client:
         self._opening = False
         self._backlog: list[Callable[[Channel], None]] = []
         self._failed: BaseException | None = None
+        self._owner: asyncio.AbstractEventLoop | None = None  # all that is pending is this loop's
 
     def __repr__(self) -> str:
         if self._failed is not None:
@@ -170,6 +171,7 @@ class Client:
         if future is None:
             future = Future()
         future._on_cancel = lambda: self._cancel(call)
+        future._source = self
         self._start(call, _Pending(method, future, None), args, kwargs, 0)
         return future
 
@@ -199,6 +201,23 @@ class Client:
     def close(self) -> None:
         """Close the connection; pending and later calls fail."""
         self.fail(TransportError(f"the connection to {self.label} was closed", outcome="maybe_ran"))
+
+    # Reading where the answer is awaited (`rpc.watch`).
+
+    def read_until(self, future: Future[Any], timeout: float | None) -> None:
+        """Read on this thread until a future is done, if the connection is free for that."""
+        channel = self._channel
+        if channel is not None and channel.reader is not None:
+            if future.when_done(channel.reader.ring):
+                channel.read_until(future.done, timeout)
+
+    def read_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Read in a loop that awaits, if all that is pending is its own; None: at home."""
+        channel = self._channel
+        if channel is not None and channel.reader is not None:
+            reader = channel.reader
+            if loop is not reader.away and (loop is None or loop is self._owner):
+                reader.read_in(loop if loop is not self._loop else None)
 
     def _start(
         self,
@@ -233,6 +252,14 @@ class Client:
             self._send_call(channel, call, head, payload, flags)
 
     def _register(self, call: int, pending: _Pending) -> bool:
+        here = None if pending.future is None or pending.feeds else _get_running_loop()
+        if not self._pending:
+            self._owner = here
+        elif self._owner is not here:
+            self._owner = None
+        channel = self._channel
+        if channel is not None and channel.reader is not None and channel.reader.away is not here:
+            channel.reader.read_in(None)
         self._pending[call] = pending
         failed = self._failed
         if failed is not None and self._pending.pop(call, None) is not None:
@@ -349,7 +376,7 @@ class Client:
                 sock.close()
             self._give_up(f"the connection to {self.label} was closed", None)
             raise
-        channel = Channel(sock, self._loop, self, tls=tls)
+        channel = Channel(sock, self._loop, self, tls=tls, movable=True)
         channel.open()
         with self._lock:
             self._channel = channel

@@ -18,9 +18,11 @@ import socket
 from _thread import allocate_lock
 from asyncio import _get_running_loop
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from bigmachine.errors import ProtocolError, RemoteProtocolError
+from bigmachine.rpc import watch
 from bigmachine.version import VERSION
 from bigmachine.wire import frames
 from bigmachine.wire.frames import Event
@@ -76,6 +78,7 @@ class Channel:
         handler: Handler,
         *,
         tls: Tls | None = None,
+        movable: bool = False,
     ) -> None:
         self._sock = sock
         self.loop = self._loop = loop
@@ -86,6 +89,10 @@ class Channel:
         self._inbox: deque[Submission] = deque()
         self._unsent: list[bytes | memoryview] = []
         self._lock = allocate_lock()
+        self._read_lock = allocate_lock()
+        self._movable = movable and watch.available
+        self.reader: watch.Reader | None = None
+        self._ended: BaseException | None = None
         self._waiting_to_write = False
         self._burst = False
         self._greeted = False
@@ -100,7 +107,11 @@ class Channel:
     def open(self) -> None:
         """Greet the peer and begin to read."""
         self.send(frames.hello(VERSION))
-        self._loop.add_reader(self._sock.fileno(), self._on_readable)
+        descriptor = self._sock.fileno()
+        if self._movable:
+            self.reader = watch.Reader(descriptor, self._loop, self._on_readable)
+        else:
+            self._loop.add_reader(descriptor, self._on_readable)
         if self._tls is not None:  # the handshake may have brought the first frames along
             self._loop.call_soon(self._on_readable)
 
@@ -236,18 +247,53 @@ class Channel:
         if not more:
             self.flush()
 
-    # Reading, on the loop.
+    # Reading: by a loop, or by a thread that waits for an answer.
+
+    def read_until(self, done: Callable[[], bool], timeout: float | None) -> None:
+        """Read on this thread until something is done or ``timeout`` seconds are over.
+
+        Returns early when another thread reads, and when the connection has ended.
+        """
+        reader = self.reader
+        if reader is None or self.closed:
+            return
+
+        def begun() -> bool:
+            with self._read_lock:  # a loop that was reading when we began has finished now
+                return done()
+
+        reader.lead(self._read_once, begun, timeout)
 
     def _on_readable(self) -> None:
-        try:
-            if self._tls is None:
-                self._read()
-            else:
-                self._read_tls(self._tls)
-        except (BlockingIOError, InterruptedError):
-            return
-        except (ProtocolError, OSError) as error:
-            self.close(error)
+        self._read_once(by_loop=True)
+
+    def _read_once(self, *, by_loop: bool = False) -> bool:
+        """Read what is there and handle it; False when the connection has ended."""
+        with self._read_lock:
+            if by_loop and self.reader is not None and self.reader.led:
+                return True
+            if self.closed or self._ended is not None:
+                return False
+            try:
+                if self._tls is None:
+                    self._read()
+                else:
+                    self._read_tls(self._tls)
+            except (BlockingIOError, InterruptedError):
+                return True
+            except (ProtocolError, EOFError, OSError) as error:
+                self._ended = error
+            except BaseException:  # a signal handler of the program's raised: frames may be lost
+                self._ended = RuntimeError("reading was interrupted by an exception")
+                self._close_soon(self._ended)
+                raise
+        if self._ended is None:
+            return True
+        if _get_running_loop() is self._loop:
+            self.close(self._ended)
+        else:
+            self._close_soon(self._ended)
+        return False
 
     def _read(self) -> None:
         receiver, sock = self._receiver, self._sock
@@ -255,8 +301,7 @@ class Channel:
             buffer = receiver.buffer()
             count = sock.recv_into(buffer)
             if not count:
-                self.close(EOFError("the other side closed the connection"))
-                return
+                raise EOFError("the other side closed the connection")
             full = count == len(buffer)
             self._deliver(receiver.received(count))
             if self.closed or not full:
@@ -277,8 +322,7 @@ class Channel:
                 if self.closed:
                     return
             if ended or count == 0:
-                self.close(EOFError("the other side closed the connection"))
-                return
+                raise EOFError("the other side closed the connection")
             if not full:
                 return
 
@@ -303,13 +347,19 @@ class Channel:
             return
         self.closed = True
         descriptor = self._sock.fileno()
-        self._loop.remove_reader(descriptor)
+        if self.reader is None:
+            self._loop.remove_reader(descriptor)
+        else:
+            self.reader.close()
         self._loop.remove_writer(descriptor)
         with self._lock:
             if error is None or isinstance(error, ProtocolError):
                 with contextlib.suppress(OSError):
                     self._write()
             self._drop_all()
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
+        with self._read_lock:
             self._sock.close()
         self._handler.on_closed(error)
 
