@@ -53,7 +53,7 @@ def describe(hits: int, n: int) -> str:
     p = hits / n
     error = 4 * math.sqrt((p * (1 - p) or 0.25) / n)
     decimals = max(0, math.floor(-math.log10(2 * error)))
-    return f"pi = {4 * p:.{decimals}f} (estimate {4 * p:.{decimals + 2}f} ± {error:.1g}, n = {n:,})"
+    return f"pi = {4 * p:.{decimals}f} (estimate {4 * p:.{decimals + 2}f} ± {error:.2g}, n = {n:,})"
 
 
 def main() -> None:
