@@ -26,7 +26,7 @@ import json
 import struct
 from typing import Final, NamedTuple
 
-from bigmachine.errors import RemoteProtocolError
+from bigmachine.errors import RemoteProtocolError, UsageError
 
 PROTOCOL: Final = 1
 """The version of this protocol; both sides must speak the same."""
@@ -81,6 +81,8 @@ CHUNK_BYTES: Final = 512 * 1024
 """How much of a large part travels in one DATA frame: small frames wait no longer than this."""
 MAX_CHUNK_BYTES: Final = 4 * 1024 * 1024
 """The longest DATA frame that is accepted."""
+MAX_METHOD_BYTES: Final = 16 * 1024
+"""The longest name of a method: with the largest payload or table it still fits one frame."""
 MAX_PARTS: Final = 4096
 MAX_MESSAGE_BYTES: Final = 64 * 1024**3
 """The default limit on the parts of one message together."""
@@ -115,7 +117,12 @@ def call_head(method: bytes, remaining: float) -> bytes:
     Args:
         method: ``Service.method``, in UTF-8.
         remaining: How long the caller will wait, in seconds; infinity for ever.
+
+    Raises:
+        UsageError: The name is too long.
     """
+    if len(method) > MAX_METHOD_BYTES:
+        raise UsageError(f"the name of a method is too long: {len(method):,} bytes")
     return CALL_META.pack(remaining, len(method)) + method
 
 
@@ -160,7 +167,7 @@ def check_hello(body: bytes, version: str) -> None:
     try:
         said = json.loads(body)
         protocol, theirs = said["protocol"], said["version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RemoteProtocolError(
             "the peer does not speak bigmachine's protocol: its HELLO cannot be read"
         ) from error

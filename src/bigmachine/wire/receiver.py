@@ -52,7 +52,11 @@ class _Incoming:
             self.position = 0
             if self.index == len(self.sizes):
                 return False
-            owner, self.view = landing.allocate(self.types[self.index], self.sizes[self.index])
+            size = self.sizes[self.index]
+            try:
+                owner, self.view = landing.allocate(self.types[self.index], size)
+            except MemoryError as error:
+                raise RemoteProtocolError(f"no room for a part of {size:,} bytes") from error
             self.owners.append(owner)
             if self.sizes[self.index]:
                 return True

@@ -15,6 +15,10 @@ from bigmachine.wire import frames
 
 _JOIN_BYTES: Final = 256 * 1024
 """At most this much of small frames is joined into one write."""
+_PIECES: Final = 256
+"""At most so many pieces in one chunk: the system takes 1,024 in one write."""
+_AT_ONCE: Final = 1024
+"""So many messages in parts are on their way at once; the other side takes more than these."""
 
 Key = tuple[int, int]
 
@@ -118,15 +122,21 @@ class Sender:
         return b"".join(taken)
 
     def _next_chunk(self) -> list[bytes | memoryview]:
-        outgoing = self._turns[0]
-        outgoing.started = True
-        chunk = next(outgoing.chunks, None)
-        if chunk is not None:
-            self._turns.rotate(-1)
-            return chunk
-        self._turns.popleft()
-        self._end_turn(outgoing)
-        return self.take()
+        turns = self._turns
+        while turns:
+            outgoing = turns.popleft()
+            outgoing.started = True
+            chunk = next(outgoing.chunks, None)
+            if chunk is not None:
+                if len(turns) < _AT_ONCE:
+                    turns.append(outgoing)
+                else:
+                    turns.insert(_AT_ONCE - 1, outgoing)
+                return chunk
+            self._end_turn(outgoing)
+            if self._small:
+                return [self._join()]
+        return []
 
     def _end_turn(self, outgoing: _Outgoing) -> None:
         """Release what waited behind a message that has left, up to the next one in parts."""
@@ -146,13 +156,15 @@ class Sender:
 def _chunks(key: Key, head: bytes, views: list[memoryview]) -> Iterator[list[bytes | memoryview]]:
     call, sub = key
     pending: list[bytes | memoryview] = [head]
+    size = 0
     for view in views:
         for start in range(0, view.nbytes, frames.CHUNK_BYTES):
             chunk = view[start : start + frames.CHUNK_BYTES]
             pending.append(frames.HEADER.pack(chunk.nbytes, frames.DATA, 0, sub, call))
             pending.append(chunk)
-            if chunk.nbytes >= frames.INLINE_BYTES:
+            size += chunk.nbytes
+            if size >= frames.INLINE_BYTES or len(pending) >= _PIECES:
                 yield pending
-                pending = []
+                pending, size = [], 0
     if pending:
         yield pending
