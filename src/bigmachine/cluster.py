@@ -12,7 +12,6 @@ import itertools
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
@@ -35,7 +34,7 @@ Services = Mapping[str, object]
 LEAVE_SECONDS: Final = 6.0
 """How long leaving a cluster may take: the shutdown is bounded by 5 s itself."""
 
-_clusters: weakref.WeakSet[Cluster] = weakref.WeakSet()
+_clusters: set[Cluster] = set()  # those that are open
 
 
 def start(
@@ -102,7 +101,7 @@ class Cluster:
         self._pid = os.getpid()
         self._indexes = itertools.count()
         self._shutdown: Future[None] | None = None
-        self._shutdown_lock = threading.Lock()
+        self._shutdown_lock = threading.RLock()  # a signal handler may shut down, too
 
     @classmethod
     def _of_driver(
@@ -205,15 +204,23 @@ class Cluster:
     def shutdown(self) -> Future[None]:
         """Shut everything down: the machines' output arrives first, nothing is left afterwards.
 
-        Idempotent; takes at most 5 s, whatever the machines do. On a machine: does nothing.
+        Idempotent; takes at most 5 s, whatever the machines do; goes on if the future is
+        cancelled. On a machine: does nothing.
         """
+        ended: Future[None] = Future()
+        if self._system is None or os.getpid() != self._pid:
+            ended.resolve()
+        else:
+            self._begin_shutdown().add_done_callback(
+                lambda done: ended.resolve(None, None if done.cancelled() else done.exception())
+            )
+        return ended
+
+    def _begin_shutdown(self) -> Future[None]:
         with self._shutdown_lock:
             if self._shutdown is None:
-                if self._system is None or os.getpid() != self._pid:
-                    self._shutdown = Future()
-                    self._shutdown.resolve()
-                else:
-                    self._shutdown = self._behind.shutdown()
+                self._shutdown = self._behind.shutdown()
+                self._shutdown.add_done_callback(lambda _: _clusters.discard(self))
             return self._shutdown
 
     def __enter__(self) -> Cluster:
@@ -253,7 +260,7 @@ class Cluster:
     def _leave(self) -> None:
         if os.getpid() != self._pid:
             return  # a forked child leaves the block: the cluster is its parent's
-        done = self.shutdown()
+        done = self._begin_shutdown()
         try:
             done.result(LEAVE_SECONDS)
         except TimeoutError:
@@ -411,7 +418,10 @@ def _register_exit() -> None:
 
 
 def _leave_all() -> None:
-    for cluster in list(_clusters):
+    clusters = [each for each in _clusters if each._pid == os.getpid()]
+    for cluster in clusters:
+        cluster._begin_shutdown()
+    for cluster in clusters:
         cluster._leave()
 
 

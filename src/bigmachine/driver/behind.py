@@ -12,12 +12,13 @@ import secrets
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from bigmachine.addresses import HOST_TARGET, Address
+from bigmachine.death import Death, DeathKind
 from bigmachine.driver.fleet import Fleet
 from bigmachine.driver.handle import DialledHandle, Handle, OwnedHandle
-from bigmachine.driver.lifecycle import State
+from bigmachine.driver.lifecycle import Happening, State
 from bigmachine.driver.output import Output
 from bigmachine.driver.runtime import Runtime
 from bigmachine.futures import Future
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
     from bigmachine.machine import Machine
     from bigmachine.security.authority import Authority
     from bigmachine.systems.base import System
+
+
+SHUTDOWN_SECONDS: Final = 4.8
+"""How long a shutdown takes at most: 5 s were promised."""
+_CLOSE_SECONDS: Final = 0.4  # of it, for the last output to be written
 
 
 class Behind:
@@ -156,9 +162,22 @@ class Behind:
     # The end.
 
     def shutdown(self) -> Future[None]:
-        """End everything; see `Cluster.shutdown`."""
+        """End everything, the runtime's thread last; see `Cluster.shutdown`."""
         assert self._driver is not None
-        return self.runtime.spawn(self._driver.shutdown(), "shutdown")
+        done = self.runtime.spawn(self._driver.shutdown(), "shutdown")
+        done.add_done_callback(lambda _: self._wind_down())
+        return done
+
+    def _wind_down(self) -> None:
+        assert self._driver is not None
+        for handle in list(self._handles.values()):
+            detail = "the cluster that had dialled it was shut down"
+            handle.advance(
+                Happening.DIED, Death(kind=DeathKind.SHUTDOWN, machine=handle.label, detail=detail)
+            )
+        self.disconnect()
+        self._driver.close_output(0.0)
+        self.runtime.begin_stop()
 
     def kill(self) -> None:
         """End every host at once."""
@@ -168,7 +187,7 @@ class Behind:
     def stop(self) -> None:
         """End the runtime's thread."""
         if self._driver is not None:
-            self._driver.close_output()
+            self._driver.close_output(_CLOSE_SECONDS)
         self.disconnect()
         self.runtime.stop()
 
@@ -263,11 +282,13 @@ class _Driver:
         ).to_mapping()
 
     async def shutdown(self) -> None:
-        await self._fleet.shutdown()
-        await self._output.drained(1.0)
+        loop = self._behind.runtime.loop
+        end = loop.time() + SHUTDOWN_SECONDS
+        await self._fleet.shutdown(end - _CLOSE_SECONDS)
+        await self._output.drained(max(_CLOSE_SECONDS, end - loop.time()))
 
     def kill(self) -> None:
         self._fleet.kill()
 
-    def close_output(self) -> None:
-        self._output.close(1.0)
+    def close_output(self, timeout: float) -> None:
+        self._output.close(timeout)

@@ -7,9 +7,10 @@ runs on the runtime's loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from bigmachine.death import Death, DeathKind
 from bigmachine.driver.handle import OwnedHandle
@@ -23,12 +24,11 @@ if TYPE_CHECKING:
     from bigmachine.driver.runtime import Runtime
     from bigmachine.host.messages import LaunchSpec
     from bigmachine.rpc.dialer import Dialer
-    from bigmachine.systems.base import System
+    from bigmachine.systems.base import Host, System
 
 logger = logging.getLogger(__name__)
 
-SHUTDOWN_SECONDS: Final = 4.0
-"""How long the hosts have to end gracefully; the rest of the 5 s is for ending them otherwise."""
+_STARTING_SECONDS: Final = 0.5  # for launches that are under way to be given up
 
 
 class Fleet:
@@ -79,6 +79,8 @@ class Fleet:
         launches: list[asyncio.Task[None]] = []
 
         def fill(link: HostLink) -> None:
+            # Some may have been cancelled while a host was looked for.
+            waiting[:] = [handle for handle in waiting if handle.state < State.STOPPED]
             count = min(link.free, len(waiting))
             batch, waiting[:count] = waiting[:count], []
             if batch:
@@ -94,14 +96,15 @@ class Fleet:
                     request = HostRequest(
                         cluster=self._name, machines=len(waiting), boot=self._boot
                     )
-                    async for host in self._system.launch(request):
-                        link = HostLink(
-                            self._system, host, self._runtime, self._dialer, self._output
-                        )
-                        self._links.append(link)
-                        fill(link)
-                        if not waiting:
-                            break
+                    async with contextlib.aclosing(self._launch(request)) as hosts:
+                        async for host in hosts:
+                            link = HostLink(
+                                self._system, host, self._runtime, self._dialer, self._output
+                            )
+                            self._links.append(link)
+                            fill(link)
+                            if not waiting:
+                                break
             if launches:
                 await asyncio.wait(launches)
         except (BigmachineError, OSError) as failure:
@@ -114,20 +117,36 @@ class Fleet:
             error = failure
         finally:
             for handle in waiting:
-                death = Death(kind=DeathKind.HOST, machine=handle.label, detail=str(error))
-                handle.advance(Happening.DIED, death, cause=error)
+                self._lose(handle, error)
 
-    async def shutdown(self) -> None:
-        """End every host, in parallel, bounded in time."""
+    def _launch(self, request: HostRequest) -> AsyncGenerator[Host, None]:
+        # A system writes it as a generator, which is closed as soon as there are hosts enough.
+        return cast("AsyncGenerator[Host, None]", self._system.launch(request))
+
+    def _lose(self, handle: OwnedHandle, error: BaseException) -> None:
+        """A machine will not be: there is no host for it."""
+        if self._stopping:
+            handle.advance(Happening.DIED, Death(kind=DeathKind.SHUTDOWN, machine=handle.label))
+            return
+        death = Death(kind=DeathKind.HOST, machine=handle.label, detail=str(error))
+        handle.advance(Happening.DIED, death, cause=error)
+
+    async def shutdown(self, end: float) -> None:
+        """End every host, in parallel.
+
+        Args:
+            end: When all must be over: gracefully until about a second before, then by force
+                (the loop's time).
+        """
         self._stopping = True
         for task in list(self._starting):
             task.cancel()
         if self._starting:
-            await asyncio.wait(self._starting, timeout=1.0)
+            await asyncio.wait(self._starting, timeout=_STARTING_SECONDS)
         if self._links:
             await asyncio.wait(
                 [
-                    self._runtime.start_task(link.shutdown(SHUTDOWN_SECONDS), "shut down a host")
+                    self._runtime.start_task(link.shutdown(end), "shut down a host")
                     for link in self._links
                 ]
             )

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KEPT_REPLY_TIMES: Final = 10
-_DRAIN_SECONDS: Final = 2.0
-_STOP_SECONDS: Final = 1.0  # for a supervisor that has been told everything
+# Of the time for a shutdown, the last seconds are for what does not end by itself.
+_FORCE_SECONDS: Final = 1.2  # for the supervisor to have killed its machines
+_DRAIN_SECONDS: Final = 0.8  # for the last events and output to arrive
+_STOP_SECONDS: Final = 0.3  # for the supervisor to end
 
 
 class HostLink:
@@ -88,21 +90,29 @@ class HostLink:
                 death = Death(kind=DeathKind.HOST, machine=handle.label, detail=str(error))
                 handle.advance(Happening.DIED, death, cause=error)
 
-    async def shutdown(self, grace: float) -> None:
-        """End the host and its machines within about ``grace`` seconds; output arrives first."""
+    async def shutdown(self, end: float) -> None:
+        """End the host and its machines; output arrives first.
+
+        Args:
+            end: When it must be over, by force if need be (the loop's time).
+        """
         self._stopping = True
         events, output, keepalive = self._tasks
         keepalive.cancel()
-        try:
-            async with asyncio.timeout(grace):
-                await self.control.call("Host.shutdown", (grace * 0.8,))
-        except (BigmachineError, TimeoutError) as error:
-            if not self.lost:
+
+        def left(reserve: float) -> float:
+            return max(0.1, end - reserve - self._runtime.loop.time())
+
+        if not self.lost:
+            try:
+                async with asyncio.timeout(left(_DRAIN_SECONDS)):
+                    await self.control.call("Host.shutdown", (left(_FORCE_SECONDS),))
+            except (BigmachineError, TimeoutError) as error:
                 logger.warning("%s did not shut down in time: %s", self.host.id, error)
-        await asyncio.wait((events, output), timeout=_DRAIN_SECONDS)
+        await asyncio.wait((events, output), timeout=left(_STOP_SECONDS))
         self._end(DeathKind.SHUTDOWN, "")
         self.control.close()  # the supervisor, which has nothing more to say, waits for that
-        await self.host.stop(_STOP_SECONDS)
+        await self.host.stop(left(0.0))
         for task in self._tasks:
             task.cancel()
 
@@ -182,8 +192,10 @@ class HostLink:
         if self.lost or self._stopping:
             return
         self.lost = True
+        self._tasks[2].cancel()  # the keepalive's
         cause = self.host.cause()
         self._end(kind, "; ".join(filter(None, (cause, reason))))
+        self.control.close()
         self.host.kill()
         self.host.reap([handle.pid for handle in self.machines.values() if handle.pid])
 

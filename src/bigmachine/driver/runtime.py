@@ -34,6 +34,7 @@ class Runtime:
         self.timers = Timers(loop)
         self._thread = thread
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._spawned: set[Future[Any]] = set()
         self._stopping = False
 
     def __repr__(self) -> str:
@@ -54,6 +55,7 @@ class Runtime:
                 allow_blocking(ident)
                 asyncio.set_event_loop(None)
                 loop.close()
+                runtime._fail_left()
 
         thread = threading.Thread(target=run, name=f"bigmachine-{name}", daemon=True)
         runtime = cls(loop, thread)
@@ -68,6 +70,8 @@ class Runtime:
         """
         future: Future[T] = Future()
         task: asyncio.Task[T] | None = None
+        self._spawned.add(future)
+        future.add_done_callback(lambda _: self._spawned.discard(future))
 
         def begin() -> None:
             nonlocal task
@@ -94,8 +98,14 @@ class Runtime:
             self.loop.call_soon_threadsafe(begin)
         except RuntimeError as error:
             coroutine.close()
+            self._spawned.discard(future)
             raise UsageError("the cluster was shut down; start another one") from error
         return future
+
+    def _fail_left(self) -> None:
+        """End what was asked for when the loop was about to close."""
+        for future in list(self._spawned):
+            future.resolve(None, UsageError("the cluster was shut down meanwhile"))
 
     def start_task(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Start a task that `stop` cancels. On the loop's thread."""
@@ -106,7 +116,7 @@ class Runtime:
 
     def stop(self) -> None:
         """Cancel what still runs, end the loop and join its thread. From another thread."""
-        if self._thread is None or self._stopping:
+        if self._thread is None:
             return
         self.begin_stop()
         if self._thread is not threading.current_thread():
