@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError
+from contextvars import Context
 from typing import Any, Final, TypeVar
 
 from bigmachine.errors import UsageError
@@ -107,9 +108,11 @@ class Runtime:
         for future in list(self._spawned):
             future.resolve(None, UsageError("the cluster was shut down meanwhile"))
 
-    def start_task(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+    def start_task(
+        self, coroutine: Coroutine[Any, Any, T], name: str, *, context: Context | None = None
+    ) -> asyncio.Task[T]:
         """Start a task that `stop` cancels. On the loop's thread."""
-        task = self.loop.create_task(coroutine, name=name)
+        task = self.loop.create_task(coroutine, name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -1,15 +1,16 @@
 """The services of a supervisor: ``Host``, for the driver, and ``Supervisor``, for everybody.
 
 Plain classes with asynchronous methods, served by the supervisor's `rpc.server.Server` like any
-other service.
+other service. They ask little of the supervisor and its machines (`Hosting`, `Hosted`), so that a
+host inside a test's process (`testing.host`) offers the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 from bigmachine.death import DeathKind
 from bigmachine.errors import UsageError
@@ -19,16 +20,88 @@ from bigmachine.host.spool import OutputChunk
 from bigmachine.info import DiskInfo, Info, LoadInfo, MemInfo
 
 if TYPE_CHECKING:
-    from bigmachine.host.hosted import HostedMachine
-    from bigmachine.host.messages import Answer
-    from bigmachine.host.supervisor import Supervisor
+    from bigmachine.death import Death
+    from bigmachine.errors import MachineStoppedError
+    from bigmachine.host.events import EventLog
+    from bigmachine.host.messages import Answer, MachineIdentity
+    from bigmachine.host.spool import Spool
     from bigmachine.rpc.codec import Payload
+
+
+class Hosted(Protocol):
+    """A machine, as these services need it."""
+
+    @property
+    def identity(self) -> MachineIdentity:
+        """Who it is."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process; None while it has none."""
+
+    @property
+    def death(self) -> Death | None:
+        """What it died of; None while it lives."""
+
+    @property
+    def dead(self) -> asyncio.Event:
+        """Set when it is dead."""
+
+    def stop(self, grace: float) -> None:
+        """Have it end gracefully, at the latest after ``grace`` seconds."""
+
+    def kill(self, reason: DeathKind, detail: str = "") -> None:
+        """End it by force."""
+
+    async def ask(
+        self, what: Literal["register", "vars", "runtime"], *args: Any, fds: tuple[int, ...] = ()
+    ) -> Answer:
+        """Ask it something that it alone can answer."""
+
+    def stopped_error(self) -> MachineStoppedError:
+        """Return the error that says what it died of."""
+
+
+class Hosting(Protocol):
+    """A supervisor, as these services need it."""
+
+    @property
+    def machines(self) -> Mapping[str, Hosted]:
+        """Its machines, the dead ones too, by id."""
+
+    @property
+    def events(self) -> EventLog:
+        """What has happened to them."""
+
+    @property
+    def spool(self) -> Spool:
+        """What they have written."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Its event loop."""
+
+    @property
+    def hostname(self) -> str:
+        """Its host's name."""
+
+    def launch(self, spec: LaunchSpec) -> None:
+        """Start machines."""
+
+    def begin_shutdown(self, grace: float) -> None:
+        """Begin to end gracefully, within ``grace`` seconds."""
+
+    async def wait_machines(self) -> None:
+        """Wait until all machines are dead."""
+
+    def keepalive(self, period: float) -> KeepaliveReply:
+        """Renew the lease."""
 
 
 class HostService:
     """What the driver asks of a host."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Hosting) -> None:
         self._supervisor = supervisor
 
     async def launch(self, spec: LaunchSpec) -> None:
@@ -106,7 +179,7 @@ class SupervisorService:
     The first argument is the machine's id, which the client adds. The names are the original's.
     """
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Hosting) -> None:
         self._supervisor = supervisor
         self._digest: str | None = None
 
@@ -184,7 +257,7 @@ class SupervisorService:
         machine = self._living(machine_id)
         return dict(_value(await machine.ask("vars")))
 
-    def _living(self, machine_id: str) -> HostedMachine:
+    def _living(self, machine_id: str) -> Hosted:
         machine = self._supervisor.machines.get(machine_id)
         if machine is None:
             raise UsageError(f"there is no machine {machine_id!r} on this host")
