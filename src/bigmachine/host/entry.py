@@ -8,9 +8,15 @@ is replayed there finds its own modules first and no more than it would.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
+from typing import Final
 
 import bigmachine
+
+AT_ONCE_SIGNAL: Final = signal.SIGUSR2
+"""Tells a supervisor to kill everything and end, now. What it could not kill any more if it were
+killed itself are processes that machines have started and that have left their sessions."""
 
 _STUB = (
     "import sys; sys.path.insert(0, sys.argv[2]); import bigmachine; del sys.path[0]; "

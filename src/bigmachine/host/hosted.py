@@ -23,7 +23,6 @@ from bigmachine import osdep
 from bigmachine.death import Death, DeathKind
 from bigmachine.errors import MachineStoppedError
 from bigmachine.host import cause, processes
-from bigmachine.host.linequeue import STREAMS, Stream
 from bigmachine.host.link import Link
 from bigmachine.host.messages import (
     Answer,
@@ -37,6 +36,7 @@ from bigmachine.host.messages import (
     Stop,
 )
 from bigmachine.host.stacks import busy_stacks
+from bigmachine.lines import STREAMS, Stream
 
 if TYPE_CHECKING:
     import socket

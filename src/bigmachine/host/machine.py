@@ -20,7 +20,7 @@ import socket
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from bigmachine.host import parcel, processes, role, surroundings
 from bigmachine.host.link import Link
@@ -136,7 +136,8 @@ class Machine:
         self._server.on_exit = self._on_exit
         self._link.attach(self._loop, self._on_message, self._on_supervisor_gone)
         bringing_up = self._loop.create_task(self._bring_up(services_fd), name="init")
-        await asyncio.wait({bringing_up, self._end}, return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [bringing_up, self._end]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not bringing_up.done():
             bringing_up.cancel()
         elif not bringing_up.result() and not self._end.done():

@@ -79,7 +79,11 @@ class Program:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Program:
         """Rebuild it from what ``dataclasses.asdict`` and JSON made of it."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ it privately. So a large array in a service costs the host its size once and not
 machine, arrives writable, and is copied by the page where a machine does write::
 
     ┌────────┬──────────────────┬──────┬─────────┬──────────┬─────
-    │ count  │ count × length   │ body │ padding │ buffer 0 │ …      every part begins on a page
+    │ count  │ count lengths    │ body │ padding │ buffer 0 │ …      every part begins on a page
     └────────┴──────────────────┴──────┴─────────┴──────────┴─────
 """
 

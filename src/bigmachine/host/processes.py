@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 # years. The numbers above it are free to mean something.
 _TAG_BASE: Final = 1 << 61
 _ORDINAL_BITS: Final = 24
-_SWEEPS: Final = 20  # generations that one sweep peels off at once
+_LOOK_SECONDS: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,7 @@ def start_process(
             file_actions=actions,
             setsigdef=_PYTHON_IGNORES,
             setsigmask=[],
-            **_NEW_SESSION,
+            setsid=_SETSID,
         )
     finally:
         for copy in copies:
@@ -103,7 +105,7 @@ LINK_FD: Final = 3
 _PYTHON_IGNORES = [
     each for name in ("SIGPIPE", "SIGXFSZ", "SIGHUP") if (each := getattr(signal, name, None))
 ]
-_NEW_SESSION: dict[str, bool] = {"setsid": True} if hasattr(os, "pidfd_open") else {}
+_SETSID: Final = sys.platform == "linux"  # elsewhere the process does it itself
 
 
 def protect_from_orphanhood(parent: int) -> None:
@@ -256,25 +258,30 @@ def kill(pid: int, sig: int) -> None:
             os.kill(pid, sig)
 
 
-def kill_everything(pids: Iterable[int]) -> None:
-    """Kill these processes with their groups and all descendants, and those of this process.
+def kill_everything(pids: Iterable[int], *, timeout: float) -> None:
+    """Kill these processes with their groups, and all descendants of this one, and reap them.
 
-    For the end, when the time is short: it does not wait. To be repeated until none is left.
+    Args:
+        pids: Processes that lead groups.
+        timeout: How long to wait for the last of them, in seconds.
     """
     for pid in pids:
         osdep.kill_process_group(pid, signal.SIGKILL)
         kill(pid, signal.SIGKILL)
-    for _ in range(_SWEEPS):
-        found = osdep.descendants_of(os.getpid())
-        if not found:
-            return
+    end = time.monotonic() + timeout
+    # Who is killed hands its children on to this process: look again until there are none.
+    while found := osdep.descendants_of(os.getpid()):
         for pid in found:
             kill(pid, signal.SIGKILL)
-        reap_all()
+        if not reap_all() and time.monotonic() > end:
+            return
+        time.sleep(_LOOK_SECONDS)
 
 
-def reap_all() -> None:
-    """Reap whatever has ended."""
+def reap_all() -> int:
+    """Reap whatever has ended, and return how many that were."""
+    reaped = 0
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+            reaped += 1
+    return reaped

@@ -56,7 +56,7 @@ def describe_main(program: ProgramChoice = "auto") -> Program:
     obstacle = _obstacle(command)
     if program == "main" and obstacle:
         raise UsageError(
-            f'program="main" runs the driver\'s main program again on each machine, and {obstacle}; '
+            f'program="main" has each machine run the driver\'s program again, and {obstacle}; '
             'put it into a script or module, or use program="bare"'
         )
     if obstacle or (program == "auto" and _is_test_run(command)):
@@ -317,7 +317,7 @@ def _code_of(file: str) -> CodeType:
     import pkgutil
 
     with io.open_code(file) as stream:
-        code: CodeType | None = pkgutil.read_code(stream)  # type: ignore[attr-defined]
+        code: CodeType | None = pkgutil.read_code(stream)
         if code is not None:
             return code
         stream.seek(0)

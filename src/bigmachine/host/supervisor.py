@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine import osdep
 from bigmachine.host import processes
+from bigmachine.host.entry import AT_ONCE_SIGNAL
 from bigmachine.host.launcher import Launcher, Surroundings
 from bigmachine.host.messages import HostConfig, HostReady
 
@@ -45,6 +46,7 @@ _TICK_SECONDS: Final = 0.5
 _OOM_SAMPLE_TICKS: Final = 2
 _LONELY_TICKS: Final = 4  # without any connection, then it ends
 _FAREWELL_SECONDS: Final = 1.0  # for the driver to take what is left, at least
+_KILL_SECONDS: Final = 0.5  # for killed processes to be gone
 _MAX_EARLY: Final = 4096
 _LENGTH_BYTES: Final = 4
 
@@ -65,7 +67,7 @@ def main(boot_fd: int) -> None:
     except BaseException as error:
         _send(boot, HostReady(ok=False, pid=os.getpid(), error=f"{type(error).__name__}: {error}"))
         print(f"bigmachine: the supervisor failed: {error!r}", file=sys.stderr)
-        processes.kill_everything(())
+        processes.kill_everything((), timeout=_KILL_SECONDS)
     os._exit(1)
 
 
@@ -167,6 +169,7 @@ class Supervisor:
         self.server.register("Supervisor", SupervisorService(self))
         self._open_door()
         self.loop.add_signal_handler(signal.SIGTERM, self.begin_shutdown, DEFAULT_GRACE_SECONDS)
+        self.loop.add_signal_handler(AT_ONCE_SIGNAL, self.lapse)
         if watch is not None:
             self.loop.add_reader(watch, self.lapse)
         _send(boot, HostReady(ok=True, pid=os.getpid(), address=str(self.address)))
@@ -363,7 +366,7 @@ class Supervisor:
         """Wait until the driver has taken everything and closed its connection."""
         import asyncio
 
-        while self.server.connections:
+        while self.server.connections:  # noqa: ASYNC110  the server tells nobody
             await asyncio.sleep(0.005)
 
     async def _within(self, end: float, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -373,14 +376,14 @@ class Supervisor:
             await asyncio.wait_for(coroutine, max(0.0, end - self.loop.time()))
 
     def lapse(self) -> None:
-        """The driver is gone: kill everything and end, at once."""
+        """The driver is gone, or says so: kill everything and end, at once."""
         self._leave(1)
 
     def _leave(self, code: int) -> None:
         self._door.close()
         pids = [*self._by_pid, *self._launcher.pids()]
         self._launcher.kill()
-        processes.kill_everything(pids)
+        processes.kill_everything(pids, timeout=_KILL_SECONDS)
         self._directory.remove()
         os._exit(code)
 

@@ -2,8 +2,8 @@
 
     supervisor ── TemplateStart ──▶ template: runs the program as __main__
                ◀── Reached ──────── bigmachine.start ▶ role.take_over: never returns
-               ── MachineStart ×n ─▶ fork ─▶ intermediate: fork ─▶ machine
-               ◀── Forked ×n ───────────────    │           fork ─▶ machine
+               ── MachineStart, n ─▶ fork ─▶ intermediate: fork ─▶ machine
+               ◀── Forked, n ───────────────    │           fork ─▶ machine
                                              ends: the machines are the supervisor's children now
 
 Forking twice makes machines children of the supervisor, a subreaper, which alone waits for them.

@@ -168,6 +168,8 @@ class Hosting:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if hasattr(self, "host"):
             self.close()
+            await asyncio.sleep(0)  # closing happens on the loop
+            await asyncio.sleep(0)
         self.boot.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(self.process.wait, 10)
@@ -206,9 +208,7 @@ class Hosting:
 
 
 @contextlib.asynccontextmanager
-async def hosting(
-    template: TemplateSpec | None = None, **options: Any
-) -> AsyncIterator[Hosting]:
+async def hosting(template: TemplateSpec | None = None, **options: Any) -> AsyncIterator[Hosting]:
     """Start a supervisor whose driver this process is."""
     with tempfile.TemporaryDirectory() as parent:
         options.setdefault("driver_pid", os.getpid())
@@ -250,8 +250,12 @@ async def connect_to(address: Address) -> socket.socket:
     unix = address.kind == "unix"
     sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
     sock.setblocking(False)
-    await loop.sock_connect(sock, address.path if unix else (address.host, address.port))
-    await loop.sock_sendall(sock, f"bigmachine/1 {address.target}".encode().ljust(64, b"\0"))
+    try:
+        await loop.sock_connect(sock, address.path if unix else (address.host, address.port))
+        await loop.sock_sendall(sock, f"bigmachine/1 {address.target}".encode().ljust(64, b"\0"))
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 

@@ -334,8 +334,8 @@ def test_services_are_added_to_a_running_machine_once() -> None:
         assert await host.call_host("Supervisor.Register", machine, "Late", service) is True
         assert await host.call(machine, "Late.name") == "late"
         assert await host.call_host("Supervisor.Register", machine, "Late", service) is False
+        broken = codec.encode(Broken())
         with pytest.raises(ZeroDivisionError, match="no divisor"):
-            broken = codec.encode(Broken())
             await host.call_host("Supervisor.Register", machine, "Broken", broken)
         figures = await host.call_host("Supervisor.MemInfo", machine, True)
         assert figures.runtime.threads >= 1

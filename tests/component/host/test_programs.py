@@ -72,6 +72,7 @@ def test_a_script_is_main_on_the_machine_up_to_start(tmp_path: Path) -> None:
                   os.path.realpath(sys.path[0]), sys.orig_argv, os.getcwd())
         assert result[6] == {str(tmp_path)!r}
     """
+    real = os.path.realpath(tmp_path)
 
     async def test(host: Hosting) -> None:
         for machine in await start(host, script(tmp_path / "program.py", "-n", "5"), 2):
@@ -80,7 +81,7 @@ def test_a_script_is_main_on_the_machine_up_to_start(tmp_path: Path) -> None:
             path = str(tmp_path / "program.py")
             assert found[:2] == ("__main__", path)
             assert found[2:4] == ([path, "-n", "5"], None)
-            assert found[4] == os.path.realpath(tmp_path)
+            assert found[4] == real
             assert found[5] == [sys.executable, path, "-n", "5"]
 
     run(program, test)
@@ -230,10 +231,10 @@ def test_what_belongs_to_the_template_survives_its_machines(tmp_path: Path) -> N
         check = "import __main__, os; result = os.path.isdir(__main__.scratch.name)"
         assert await evaluate(host, second, check) is True
         await host.shutdown()
-        left = [path.name for path in tmp_path.iterdir()]
-        assert left == ["program.py"]  # the template has removed its own directory at its end
 
     run(program, test)
+    left = [path.name for path in tmp_path.iterdir()]
+    assert left == ["program.py"]  # the template has removed its own directory at its end
 
 
 def test_start_inside_asyncio_run(tmp_path: Path) -> None:
