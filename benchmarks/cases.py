@@ -1,14 +1,13 @@
 """What is measured, of any contestant: each case starts it, measures, and stops it again.
 
 A case runs in a process of its own (``python -m benchmarks.contestant``), so that one library's
-threads, memory and imports do not weigh on the next one's figures.
+threads, memory and imports do not weigh on the next one's figures. What a bigmachine program does
+before ``bm.start`` is done again for its machines, so this module imports little at its top.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import subprocess
 import sys
 import threading
 import time
@@ -78,6 +77,8 @@ def import_time(contestant: Contestant, params: Params) -> Figures:
 
 def seconds_of(statement: str) -> float:
     """How long an interpreter takes to run this and end."""
+    import subprocess
+
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", statement], check=True, stdin=subprocess.DEVNULL)
     return time.perf_counter() - start
@@ -136,6 +137,8 @@ def calls(kind: MethodKind) -> Case:
 def await_calls(contestant: Contestant, params: Params) -> Figures:
     """One small call at a time, awaited on the caller's own event loop."""
 
+    import asyncio
+
     async def measure() -> list[float]:
         async with on_loop(contestant):
             return await async_round_trips(lambda i: contestant.aping(i, "async"), params.duration)
@@ -150,6 +153,8 @@ def rate(kind: MethodKind) -> Case:
     def measure(contestant: Contestant, params: Params) -> Figures:
         with running(contestant):
             if type(contestant).aping is not Contestant.aping:
+                import asyncio
+
                 value = asyncio.run(rate_on_a_loop(contestant, kind, params.duration))
             else:
                 value = rate_in_a_thread(contestant, kind, params.duration)
@@ -160,6 +165,8 @@ def rate(kind: MethodKind) -> Case:
 
 async def rate_on_a_loop(contestant: Contestant, kind: MethodKind, duration: float) -> float:
     """A thousand coroutines call as often as they can, on one event loop."""
+    import asyncio
+
     done = 0
 
     async def caller() -> None:
@@ -212,6 +219,10 @@ def transfer(contestant: Contestant, params: Params) -> Figures:
         size = affordable(lambda n: contestant.send(payload[:n]), size, SLOW_SECONDS)
         payload = payload[:size]
         contestant.prepare(kind, size)
+        received = contestant.receive()
+        if len(received) != size or type(received) is not type(payload):
+            raise RuntimeError(f"{type(payload)} came back as {type(received)}")
+        del received
         return {
             f"argument-{kind}": throughput(lambda: contestant.send(payload), size, params.times),
             f"reply-{kind}": throughput(contestant.receive, size, params.times),

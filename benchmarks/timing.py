@@ -35,7 +35,8 @@ def round_trips(
     """Call again and again for ``duration`` seconds, one at a time; return each call's seconds."""
     for i in range(warm_up):
         call(i)
-    clock, taken = time.perf_counter, []
+    clock = time.perf_counter
+    taken: list[float] = []
     end = now = clock()
     end += duration
     while now < end:
@@ -52,7 +53,8 @@ async def async_round_trips(
     """The same, awaiting each call."""
     for i in range(warm_up):
         await call(i)
-    clock, taken = time.perf_counter, []
+    clock = time.perf_counter
+    taken: list[float] = []
     end = now = clock()
     end += duration
     while now < end:
@@ -71,7 +73,7 @@ def throughput(
     What a transfer returns is dropped before the next one, so that memory is fresh each time. After
     ``enough`` seconds nothing new is begun, and the try counts where there is nothing else.
     """
-    taken = []
+    taken: list[float] = []
     began = time.perf_counter()
     while len(taken) <= times and time.perf_counter() < began + enough:
         start = time.perf_counter()
