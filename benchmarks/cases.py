@@ -136,7 +136,6 @@ def calls(kind: MethodKind) -> Case:
 
 def await_calls(contestant: Contestant, params: Params) -> Figures:
     """One small call at a time, awaited on the caller's own event loop."""
-
     import asyncio
 
     async def measure() -> list[float]:

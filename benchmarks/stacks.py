@@ -24,7 +24,8 @@ def read(lines: Iterable[str]) -> Stacks:
         frames, _, count = line.strip().rpartition(" ")
         roots = [f for f in frames.split(";") if f.startswith(("process ", "thread ("))]
         calls = [LINE_NUMBER.sub(")", f) for f in frames.split(";") if f not in roots]
-        stacks[" ".join(roots)][tuple(calls)] += int(count)
+        if calls:
+            stacks[" ".join(roots)][tuple(calls)] += int(count)
     return stacks
 
 
