@@ -99,6 +99,8 @@ class Behind:
     ) -> list[OwnedHandle]:
         """Begin to start machines; see `Cluster.start`."""
         assert self._driver is not None
+        if self._driver.is_bare:
+            codec.send_local_modules_by_value()
         encoded = {
             name: codec.encode(service, f"service {name}") for name, service in services.items()
         }
@@ -230,6 +232,11 @@ class _Driver:
             output=self._output,
             boot=self._boot,
         )
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the machines do not run the user's program."""
+        return self._program.is_bare
 
     def start(
         self,

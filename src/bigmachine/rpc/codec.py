@@ -6,7 +6,8 @@ that is itself an argument or a reply goes out of band too.
 
 What pickle cannot do is tried with cloudpickle (functions and classes made on the spot); what
 that cannot do either is a `PayloadError` that names the attribute. Where machines do not run the
-user's program (``program="bare"``), what belongs to ``__main__`` goes by value.
+user's program (``program="bare"``), what belongs to ``__main__`` goes by value, and so does what
+belongs to modules that they cannot import.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ OUT_OF_BAND_BYTES: Final = 64 * 1024
 
 Buffer = bytes | bytearray | memoryview
 
-_main_by_value = False
+_by_value: tuple[bytes, ...] = ()  # the names of modules that the other side lacks
 
 
 class NotReadyError(Exception):
@@ -75,8 +76,29 @@ class Payload:
 
 def send_main_by_value(flag: bool) -> None:
     """Say whether the other side lacks this program's ``__main__``, for the whole process."""
-    global _main_by_value
-    _main_by_value = flag
+    global _by_value
+    _by_value = (b"__main__",) if flag else ()
+
+
+def send_local_modules_by_value() -> None:
+    """Have the present modules that the other side cannot import go by value, too."""
+    global _by_value
+    import sys
+
+    from bigmachine.rpc.importable import not_importable
+
+    lacking = not_importable(sys.modules)
+    if lacking:
+        import cloudpickle
+
+        for name in lacking:
+            cloudpickle.register_pickle_by_value(sys.modules[name])
+    _by_value = (b"__main__", *(name.encode() for name in lacking))
+
+
+def _is_lacking(body: bytes) -> bool:
+    """Whether a pickle refers to what the other side lacks; a false alarm does no harm."""
+    return any(name in body for name in _by_value)
 
 
 def encode(value: Any, what: str = "value") -> Payload:
@@ -103,7 +125,7 @@ def encode(value: Any, what: str = "value") -> Payload:
 
     try:
         body = pickle.dumps(value, 5, buffer_callback=take)
-        if not (_main_by_value and b"__main__" in body):
+        if not (_by_value and _is_lacking(body)):
             return Payload(body, tuple(buffers))
     except NotReadyError:
         raise
