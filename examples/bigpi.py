@@ -11,7 +11,6 @@ system::
 import argparse
 import math
 import random
-from collections.abc import Iterator
 
 import bigmachine as bm
 
@@ -36,11 +35,10 @@ class CirclePI:
         print(f"threw {self.thrown:,} points")  # arrives at the driver, prefixed with the machine
 
 
-def chunks(n: int) -> Iterator[int]:
-    """Split ``n`` points into calls."""
-    while n > 0:
-        yield min(n, CHUNK)
-        n -= CHUNK
+def chunks(n: int, machines: int) -> list[int]:
+    """Split ``n`` points into calls, so that every machine has some."""
+    size = min(CHUNK, math.ceil(n / machines))
+    return [min(size, n - start) for start in range(0, n, size)]
 
 
 def describe(hits: int, n: int) -> str:
@@ -68,7 +66,9 @@ def main() -> None:
     with bm.driver.start(args) as cluster:
         machines = cluster.start(args.machines, services={"PI": CirclePI()})
         # A dart has no memory: what a lost machine was doing can be done again elsewhere.
-        hits = sum(machines.map(CirclePI.sample, chunks(args.n), retries=2, ordered=False))
+        hits = sum(
+            machines.map(CirclePI.sample, chunks(args.n, args.machines), retries=2, ordered=False)
+        )
     print(describe(hits, args.n))
 
 
