@@ -420,7 +420,8 @@ class _Directory:
         if found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise PermissionError(f"{path} is not this user's alone (it has to have mode 0700)")
         self._lock = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared with the driver, which has made it: whoever gets it alone may remove it all.
+        fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def remove(self) -> None:
         """Remove it with what is in it."""

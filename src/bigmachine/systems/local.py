@@ -19,6 +19,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -32,6 +33,10 @@ __all__ = ["Local"]
 
 CAPACITY: Final = 100_000
 START_SECONDS: Final = 30.0
+AT_ONCE_SECONDS: Final = 0.5
+"""How long a supervisor has to kill its machines and what they have started."""
+TURN_SECONDS: Final = 1.0
+"""How long one start waits for others that make their directories."""
 _LENGTH: Final = struct.Struct(">I")  # before each of the two JSON texts of the boot socket
 
 
@@ -90,6 +95,7 @@ class LocalHost(Host):
         self._process: subprocess.Popen[bytes] | None = None
         self._boot: socket.socket | None = None
         self._directory = ""
+        self._lock = -1
         self._address: Address | None = None
 
     async def start(self, boot: dict[str, Any]) -> None:
@@ -98,7 +104,7 @@ class LocalHost(Host):
         Raises:
             ProvisionError: It did not come up.
         """
-        self._directory = make_directory()
+        self._directory, self._lock = make_directory()
         boot.update(directory=self._directory, driver_pid=os.getpid())
         ours, theirs = socket.socketpair()
         self._boot = ours
@@ -148,14 +154,15 @@ class LocalHost(Host):
         """Kill the supervisor; its machines end with it."""
         process = self._process
         if process is not None:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+            _end_at_once(process)
         if self._boot is not None:
             self._boot.close()
             self._boot = None
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def reap(self, pids: Sequence[int]) -> None:
         """Kill what a supervisor that is gone has left of its machines."""
@@ -181,6 +188,18 @@ class LocalHost(Host):
             answer=self.cause() or reason,
             remedy=f"see whether {sys.executable} and the directory {base_directory()} work",
         )
+
+
+def _end_at_once(process: subprocess.Popen[bytes]) -> None:
+    from bigmachine.host.entry import AT_ONCE_SIGNAL
+
+    if process.poll() is None:
+        process.send_signal(AT_ONCE_SIGNAL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(AT_ONCE_SECONDS)
+            return
+        process.kill()
+    process.wait()
 
 
 def _spawn_supervisor(boot: socket.socket) -> subprocess.Popen[bytes]:
@@ -222,13 +241,31 @@ def base_directory() -> str:
     return os.path.join(tempfile.gettempdir(), f"bigmachine-{os.getuid()}")
 
 
-def make_directory() -> str:
+def make_directory() -> tuple[str, int]:
     """Make a private directory for a supervisor; remove those that killed ones have left.
 
+    Returns:
+        The directory, and a descriptor that holds its lock, which the supervisor will share.
+
     Raises:
-        ProvisionError: The place is somebody else's.
+        ProvisionError: The place is somebody else's, or nothing can be made there.
     """
     base = base_directory()
+    try:
+        return _make_private(base)
+    except OSError as error:
+        raise ProvisionError(
+            f"the supervisor's directory cannot be made: {error}",
+            system="local",
+            requested=1,
+            started=0,
+            answer=str(error),
+            remedy=f"see to it that directories can be made in {os.path.dirname(base)}, or set "
+            f"XDG_RUNTIME_DIR or TMPDIR to another place",
+        ) from error
+
+
+def _make_private(base: str) -> tuple[str, int]:
     os.makedirs(base, mode=0o700, exist_ok=True)
     status = os.lstat(base)
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
@@ -239,18 +276,38 @@ def make_directory() -> str:
             started=0,
             remedy=f"remove {base} or set XDG_RUNTIME_DIR to a private directory",
         )
-    _remove_stale(base)
-    return tempfile.mkdtemp(prefix="h", dir=base)
+    # One at a time, so that there is no directory without a lock but those of the dead.
+    turn = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _take_turn(turn)
+        _remove_stale(base)
+        directory = tempfile.mkdtemp(prefix="h", dir=base)
+        lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    finally:
+        os.close(turn)
+    return directory, lock
+
+
+def _take_turn(turn: int) -> None:
+    """Wait for one's turn, but not for ever for somebody who was stopped in his."""
+    end = time.monotonic() + TURN_SECONDS
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.001)
 
 
 def _remove_stale(base: str) -> None:
-    """Remove directories whose supervisor, which would hold the lock in it, is gone."""
+    """Remove directories whose driver and supervisor, which would hold their locks, are gone."""
     for entry in os.scandir(base):
-        lock = os.path.join(entry.path, "lock")
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(os.path.join(entry.path, "lock"), os.O_RDWR | os.O_CLOEXEC)
         except OSError:
-            continue  # just made, or just removed: its supervisor has not locked it yet
+            shutil.rmtree(entry.path, ignore_errors=True)
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
