@@ -19,7 +19,7 @@ import time
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from bigmachine.errors import UsageError
 
@@ -58,26 +58,15 @@ def check_may_block() -> None:
         )
 
 
-class Source(Protocol):
-    """What brings an answer, and can be made to do so by whoever waits for it."""
-
-    def read_until(self, future: Future[Any], timeout: float | None) -> None:
-        """Help on this thread until a future is done, or ``timeout`` seconds are over."""
-
-    def read_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Help in a running loop; None: somebody waits who cannot help."""
-
-
 class Wakes:
     """The loops to be woken after a batch of answers: each once, however many it brings."""
 
-    __slots__ = ("_waiters",)
-
-    def __init__(self) -> None:
-        self._waiters: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    _waiters: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] | None = None
 
     def add(self, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
         """Note that a waiter of a loop is to be woken."""
+        if self._waiters is None:
+            self._waiters = {}
         waiters = self._waiters.get(loop)
         if waiters is None:
             self._waiters[loop] = [waiter]
@@ -86,11 +75,9 @@ class Wakes:
 
     def send(self) -> None:
         """Wake them."""
-        if not self._waiters:
+        if self._waiters is None:
             return
-        from asyncio import _get_running_loop
-
-        here = _get_running_loop()
+        here = _asyncio()._get_running_loop()
         for loop, waiters in self._waiters.items():
             if loop is here:
                 _wake(waiters)
@@ -99,7 +86,20 @@ class Wakes:
                 loop.call_soon_threadsafe(_wake, waiters)
             except RuntimeError:  # the loop was closed: nobody waits there any more
                 continue
-        self._waiters.clear()
+        self._waiters = None
+
+
+_loaded: Any = None
+
+
+def _asyncio() -> Any:
+    """Return asyncio, which whoever awaits has imported already."""
+    global _loaded
+    if _loaded is None:
+        import asyncio
+
+        _loaded = asyncio
+    return _loaded
 
 
 def _wake(waiters: list[asyncio.Future[None]]) -> None:
@@ -118,12 +118,11 @@ class Future(cf.Future[T]):
     _state: str = PENDING
     _result: Any = None
     _exception: BaseException | None = None
-    _undecoded: Callable[[], Any] | None = None
+    _undecoded: Any = None
     _hooks: list[Any] | None = None
     _watched: threading.Condition | None = None
     _watchers: list[Any] | None = None
     _on_cancel: Callable[[], object] | None = None
-    _source: Source | None = None
 
     def __init__(self, on_cancel: Callable[[], object] | None = None) -> None:
         # The base class's __init__ is left out on purpose: it makes a condition and two lists.
@@ -179,27 +178,26 @@ class Future(cf.Future[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if self._state is PENDING:
-            from asyncio import CancelledError, get_running_loop
-
-            loop = get_running_loop()
+            aio = _asyncio()
+            loop = aio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
-            if self._source is not None:
-                self._source.read_in(loop)
+            self._waited_for_in(loop)
             if self._hook((loop, waiter)):
                 try:
                     yield from waiter
-                except CancelledError:
+                except aio.CancelledError:
                     if self._state is PENDING:
                         self.cancel()
                     raise
         if self._state is CANCELLED_AND_NOTIFIED:
-            from asyncio import CancelledError
-
-            raise CancelledError
+            raise _asyncio().CancelledError
         return self.result()
 
     def done(self) -> bool:
         """Return whether it has ended, in whatever way."""
+        if self._state is not PENDING:
+            return True
+        self._waited_for_in(None)
         return self._state is not PENDING
 
     def running(self) -> bool:
@@ -214,16 +212,14 @@ class Future(cf.Future[T]):
         """Give up the result and cancel what would bring it; False if it has ended already."""
         if not self._finish(CANCELLED_AND_NOTIFIED):
             return self._state is CANCELLED_AND_NOTIFIED
-        if self._on_cancel is not None:
-            self._on_cancel()
+        self._give_up()
         return True
 
     def add_done_callback(self, fn: Callable[[cf.Future[T]], object]) -> None:
         """Call ``fn`` with this future when it has ended, on the runtime's thread; at once if it
         has ended already.
         """  # noqa: D205
-        if self._source is not None:
-            self._source.read_in(None)
+        self._waited_for_in(None)
         if not self._hook(fn):
             self._call(fn)
 
@@ -244,7 +240,7 @@ class Future(cf.Future[T]):
         result: Any = None,
         exception: BaseException | None = None,
         *,
-        decode: Callable[[], Any] | None = None,
+        undecoded: Any = None,
         wakes: Wakes | None = None,
     ) -> bool:
         """End, unless it has ended; return whether this did it.
@@ -252,10 +248,14 @@ class Future(cf.Future[T]):
         Args:
             result: The result.
             exception: Or what was raised.
-            decode: Or what makes the result, or raises, when somebody asks for it.
+            undecoded: Or what makes the result, or raises, when somebody asks for it.
             wakes: Where to note who is to be woken, instead of waking each at once.
         """
-        return self._finish(FINISHED, result, exception, decode, wakes)
+        return self._finish(FINISHED, result, exception, undecoded, wakes)
+
+    def ended(self) -> bool:
+        """Return whether it has ended; unlike `done` no sign that somebody takes an interest."""
+        return self._state is not PENDING
 
     def when_done(self, hook: Callable[[Future[T]], object]) -> bool:
         """Call ``hook`` at the end, on whatever thread brings it; False if it has come."""
@@ -272,22 +272,21 @@ class Future(cf.Future[T]):
         state: str,
         result: Any = None,
         exception: BaseException | None = None,
-        decode: Callable[[], Any] | None = None,
+        undecoded: Any = None,
         wakes: Wakes | None = None,
     ) -> bool:
-        watched = self._watched
         with _lock:
             if self._state is not PENDING:
                 return False
             watched = self._watched
             if watched is None:
-                self._settle(state, result, exception, decode)
+                self._settle(state, result, exception, undecoded)
         if watched is not None:
             with watched:
                 with _lock:
                     if self._state is not PENDING:
                         return False
-                    self._settle(state, result, exception, decode)
+                    self._settle(state, result, exception, undecoded)
                 for watcher in self._watchers or ():
                     self._tell(watcher)
                 watched.notify_all()
@@ -302,13 +301,14 @@ class Future(cf.Future[T]):
         state: str,
         result: Any,
         exception: BaseException | None,
-        decode: Callable[[], Any] | None,
+        undecoded: Any,
     ) -> None:
-        self._result = result
-        if exception is not None:
+        if undecoded is not None:
+            self._undecoded = undecoded
+        elif exception is not None:
             self._exception = exception
-        if decode is not None:
-            self._undecoded = decode
+        else:
+            self._result = result
         self._state = state
 
     def _tell(self, watcher: Any) -> None:
@@ -351,13 +351,12 @@ class Future(cf.Future[T]):
 
     def _block(self, timeout: float | None) -> None:
         check_may_block()
-        if self._source is not None:
-            began = time.monotonic()
-            self._source.read_until(self, timeout)
-            if self._state is not PENDING:
-                return
-            if timeout is not None:
-                timeout -= time.monotonic() - began
+        began = time.monotonic()
+        self._seek_help(timeout)
+        if self._state is not PENDING:
+            return
+        if timeout is not None:
+            timeout -= time.monotonic() - began
         gate = allocate_lock()
         gate.acquire()
 
@@ -375,13 +374,13 @@ class Future(cf.Future[T]):
             raise TimeoutError(f"no result within {timeout} s; the call goes on")
 
     def _decode(self) -> None:
-        decode = self._undecoded
-        if decode is None:
+        undecoded = self._undecoded
+        if undecoded is None:
             return
         result: Any = None
         exception: BaseException | None = None
         try:
-            result = decode()
+            result = self._make(undecoded)
         except Exception as error:
             exception = error.with_traceback(None)
         with _lock:
@@ -389,12 +388,28 @@ class Future(cf.Future[T]):
                 self._result, self._exception = result, exception
                 self._undecoded = None
 
+    # What those who bring the result may do about being waited for.
+
+    def _give_up(self) -> None:
+        """The future was cancelled: stop what would have brought the result."""
+        if self._on_cancel is not None:
+            self._on_cancel()
+
+    def _make(self, undecoded: Any) -> Any:
+        """Make the result of what came; raise if that is an error."""
+        return undecoded()
+
+    def _seek_help(self, timeout: float | None) -> None:
+        """This thread waits, for ``timeout`` seconds at most: let it bring the result itself."""
+
+    def _waited_for_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """A running loop waits; None: somebody elsewhere takes an interest."""
+
     # `concurrent.futures.wait` and `as_completed` reach for these two.
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
-        if self._source is not None:
-            self._source.read_in(None)
+        self._waited_for_in(None)
         with _lock:
             if self._watched is None:
                 self._watched = threading.Condition()

@@ -18,6 +18,7 @@ from _thread import allocate_lock
 from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
 from math import inf
+from pickle import dumps
 from time import monotonic
 from typing import Any, Final
 
@@ -31,11 +32,11 @@ from bigmachine.errors import (
 )
 from bigmachine.futures import Future, Wakes
 from bigmachine.rpc import codec
-from bigmachine.rpc.exceptions import decode_exception
-from bigmachine.rpc.feeds import Feed, extract
+from bigmachine.rpc.feeds import extract
+from bigmachine.rpc.pending import Call, Decode, DecodeError, StreamCall
 from bigmachine.rpc.secure import Tls
 from bigmachine.rpc.streams import Inlet, Stream
-from bigmachine.rpc.timers import Timer, Timers
+from bigmachine.rpc.timers import Timers
 from bigmachine.rpc.transport import Channel
 from bigmachine.wire import frames
 from bigmachine.wire.frames import Event
@@ -47,48 +48,12 @@ HANDSHAKE_SECONDS: Final = 10.0
 
 Connector = Callable[[], Awaitable[socket.socket]]
 Verdict = Callable[[], Awaitable[BaseException | None]]
+_Calls = dict[int, Call | StreamCall]
 
-
-class _Pending:
-    """A call that has not ended."""
-
-    __slots__ = ("feeds", "future", "inlet", "method", "timer")
-
-    def __init__(self, method: str, future: Future[Any] | None, inlet: Inlet | None) -> None:
-        self.method = method
-        self.future = future
-        self.inlet = inlet
-        self.feeds: list[Feed] | None = None
-        self.timer: Timer | None = None
-
-    def end(
-        self,
-        error: BaseException | None = None,
-        *,
-        decode: Callable[[], Any] | None = None,
-        wakes: Wakes | None = None,
-    ) -> None:
-        """End the call: with an error, with what decodes the answer, or plainly."""
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.feeds is not None:
-            for feed in self.feeds:
-                feed.stop()
-        if self.future is not None:
-            self.future.resolve(None, error, decode=decode, wakes=wakes)
-        elif self.inlet is not None:
-            self.inlet.end(error if decode is None else _raised_by(decode), wakes)
-
-
-def _raised_by(decode: Callable[[], Any]) -> Callable[[], BaseException]:
-    def error() -> BaseException:
-        try:
-            decode()
-        except Exception as raised:
-            return raised
-        return EOFError("the stream has ended")
-
-    return error
+_ATOMS: Final = frozenset({int, str, float, bool, type(None)})
+"""Types of arguments that hold nothing: no buffers, no streams, no machines."""
+_deadline = deadlines.deadline
+_pack = frames.HEADER.pack
 
 
 class Client:
@@ -124,13 +89,14 @@ class Client:
         self.label = label
         self._lock = allocate_lock()
         self._ids = itertools.count(1)
-        self._pending: dict[int, _Pending] = {}
-        self._lost: list[dict[int, _Pending]] = []  # their connection broke; a verdict is awaited
+        self._pending: _Calls = {}
+        self._lost: list[_Calls] = []  # their connection broke; a verdict is awaited
         self._channel: Channel | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._opening = False
         self._backlog: list[Callable[[Channel], None]] = []
         self._failed: BaseException | None = None
+        self._heads: dict[str, bytes] = {}
         self._owner: asyncio.AbstractEventLoop | None = None  # all that is pending is this loop's
 
     def __repr__(self) -> str:
@@ -152,12 +118,7 @@ class Client:
     # Calls, from any thread.
 
     def call(
-        self,
-        method: str,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        future: Future[Any] | None = None,
+        self, method: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Future[Any]:
         """Call a method once; never blocks.
 
@@ -165,26 +126,43 @@ class Client:
             method: ``Service.method``.
             args: Its arguments; iterators and binary files among them are streamed.
             kwargs: Its keyword arguments, likewise.
-            future: The future to resolve; None for a new one.
         """
-        call = next(self._ids) & 0xFFFFFFFF
-        if future is None:
-            future = Future()
-        future._on_cancel = lambda: self._cancel(call)
-        future._source = self
-        self._start(call, _Pending(method, future, None), args, kwargs, 0)
-        return future
+        number = next(self._ids) & 0xFFFFFFFF
+        call = Call(self, number, method)
+        channel = self._channel
+        if channel is None or kwargs or _deadline.get() is not None:
+            self._start(number, call, args, kwargs, 0)
+            return call
+        for arg in args:
+            if type(arg) not in _ATOMS:
+                self._start(number, call, args, kwargs, 0)
+                return call
+        # The short way of most calls: small plain arguments over a connection that is open.
+        body = dumps((args,), 5)
+        head = self._heads.get(method) or self._head(method)
+        size = len(head) + len(body)
+        if size > frames.INLINE_BYTES:
+            self._start(number, call, args, kwargs, 0)
+            return call
+        loop = _get_running_loop()
+        if self._register(number, call, loop):
+            frame = _pack(size, frames.CALL, 0, 0, number) + head + body
+            if loop is None:
+                channel.send(frame)
+            else:
+                channel.send_in_burst(frame, loop)
+        return call
 
     def stream(
         self, method: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Stream[Any]:
         """Call a generator method; never blocks. What goes wrong is raised by the stream."""
-        call = next(self._ids) & 0xFFFFFFFF
+        number = next(self._ids) & 0xFFFFFFFF
         inlet = Inlet(
-            grant=lambda items, size: self._send(frames.window(call, 0, items, size)),
-            leave=lambda: self._cancel(call),
+            grant=lambda items, size: self._send(frames.window(number, 0, items, size)),
+            leave=lambda: self.cancel(number),
         )
-        self._start(call, _Pending(method, None, inlet), args, kwargs, frames.FLAG_STREAM)
+        self._start(number, StreamCall(method, inlet), args, kwargs, frames.FLAG_STREAM)
         return Stream(inlet, f"{method} of {self.label}")
 
     def fail(self, error: BaseException) -> None:
@@ -202,6 +180,19 @@ class Client:
         """Close the connection; pending and later calls fail."""
         self.fail(TransportError(f"the connection to {self.label} was closed", outcome="maybe_ran"))
 
+    def cancel(self, number: int) -> None:
+        """End a call whose caller no longer wants the answer, and tell the peer."""
+        call = self._pending.pop(number, None)
+        if call is None:
+            for calls in self._lost:
+                calls.pop(number, None)
+            return
+        call.end()
+        channel = self._channel
+        if channel is not None:
+            channel.abort((number, 0))
+            channel.send(frames.frame(frames.CANCEL, number))
+
     # Reading where the answer is awaited (`rpc.watch`).
 
     def read_until(self, future: Future[Any], timeout: float | None) -> None:
@@ -209,114 +200,114 @@ class Client:
         channel = self._channel
         if channel is not None and channel.reader is not None:
             if future.when_done(channel.reader.ring):
-                channel.read_until(future.done, timeout)
+                channel.read_until(future.ended, timeout, idle=self._is_idle)
 
     def read_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Read in a loop that awaits, if all that is pending is its own; None: at home."""
         channel = self._channel
         if channel is not None and channel.reader is not None:
             reader = channel.reader
-            if loop is not reader.away and (loop is None or loop is self._owner):
-                reader.read_in(loop if loop is not self._loop else None)
+            if reader.parked or (loop is not reader.away and (not loop or loop is self._owner)):
+                reader.read_in(loop if loop is self._owner else None)
+
+    def _is_idle(self) -> bool:
+        return not self._pending
+
+    # The longer way of a call.
 
     def _start(
         self,
-        call: int,
-        pending: _Pending,
+        number: int,
+        call: Call | StreamCall,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any] | None,
         flags: int,
     ) -> None:
-        end = deadlines.deadline.get()
+        end = _deadline.get()
         left = inf if end is None else end - monotonic()
         if left <= 0:
-            pending.end(self._timeout(pending.method))
+            call.end(self._timeout(call.method))
             return
         try:
             args, kwargs, feeds = extract(args, kwargs)
             payload = codec.encode((args, kwargs) if kwargs else (args,), "argument")
         except PayloadError as error:
-            pending.end(_at(error, self.label, pending.method))
+            call.end(_at(error, self.label, call.method))
             return
         if feeds:
-            pending.feeds = feeds
-        head = frames.call_head(pending.method.encode(), left)
-        if not self._register(call, pending):
+            call.feeds = feeds
+            flags |= frames.FLAG_FEEDS
+        head = frames.call_head(call.method.encode(), left)
+        plain = not feeds and not flags
+        if not self._register(number, call, _get_running_loop() if plain else None):
             return
         if end is not None:
-            pending.timer = self._timers.at(end, lambda: self._expire(call))
+            call.timer = self._timers.at(end, lambda: self._expire(number))
         channel = self._channel
         if channel is None:
-            self._submit(lambda channel: self._send_call(channel, call, head, payload, flags))
+            self._submit(lambda channel: self._send_call(channel, number, head, payload, flags))
         else:
-            self._send_call(channel, call, head, payload, flags)
+            self._send_call(channel, number, head, payload, flags)
 
-    def _register(self, call: int, pending: _Pending) -> bool:
-        here = None if pending.future is None or pending.feeds else _get_running_loop()
-        if not self._pending:
-            self._owner = here
-        elif self._owner is not here:
+    def _register(
+        self, number: int, call: Call | StreamCall, loop: asyncio.AbstractEventLoop | None
+    ) -> bool:
+        """Note a call that begins, in a running loop or not; False when it has ended already."""
+        pending = self._pending
+        if not pending:
+            self._owner = loop
+        elif self._owner is not loop:
             self._owner = None
         channel = self._channel
-        if channel is not None and channel.reader is not None and channel.reader.away is not here:
-            channel.reader.read_in(None)
-        self._pending[call] = pending
+        if channel is not None and channel.reader is not None:
+            reader = channel.reader
+            if reader.away is not loop or (reader.parked and pending):
+                if reader.away is not None or reader.parked:
+                    reader.read_in(None)
+        pending[number] = call
         failed = self._failed
-        if failed is not None and self._pending.pop(call, None) is not None:
-            pending.end(failed)
+        if failed is not None and pending.pop(number, None) is not None:
+            call.end(failed)
             return False
         return True
 
+    def _head(self, method: str) -> bytes:
+        head = self._heads[method] = frames.call_head(method.encode(), inf)
+        return head
+
     def _send_call(
-        self, channel: Channel, call: int, head: bytes, payload: codec.Payload, flags: int
+        self, channel: Channel, number: int, head: bytes, payload: codec.Payload, flags: int
     ) -> None:
-        pending = self._pending.get(call)
-        if pending is None:  # cancelled before it was sent
+        call = self._pending.get(number)
+        if call is None:  # cancelled before it was sent
             return
         if payload.inline:
             body = head + payload.body
-            frame = frames.HEADER.pack(len(body), frames.CALL, flags, 0, call) + body
+            frame = _pack(len(body), frames.CALL, flags, 0, number) + body
             loop = _get_running_loop()
             if loop is None:
                 channel.send(frame)
             else:
                 channel.send_in_burst(frame, loop)
         else:
-            channel.send_message(frames.CALL, (call, 0), head, payload, flags)
-        if pending.feeds is not None:
-            for feed in pending.feeds:
-                feed.start(channel, call)
+            channel.send_message(frames.CALL, (number, 0), head, payload, flags)
+        for feed in call.feeds or ():
+            feed.start(channel, number)
 
     def _send(self, frame: bytes) -> None:
         channel = self._channel
         if channel is not None:
             channel.send(frame)
 
-    def _cancel(self, call: int) -> None:
-        """The caller no longer wants the answer: tell the peer."""
-        pending = self._pending.pop(call, None)
-        if pending is None:
-            for calls in self._lost:
-                calls.pop(call, None)
-            return
-        pending.end()
-        channel = self._channel
-        if channel is not None:
-            channel.abort((call, 0))
-            channel.send(frames.frame(frames.CANCEL, call))
-
-    def _expire(self, call: int) -> None:
-        pending = self._pending.get(call)
-        if pending is None:
-            return
-        error = self._timeout(pending.method)
-        future, pending.future = pending.future, None
-        inlet, pending.inlet = pending.inlet, None
-        self._cancel(call)
-        if future is not None:
-            future.resolve(None, error)
-        if inlet is not None:
-            inlet.end(error)
+    def _expire(self, number: int) -> None:
+        call = self._pending.get(number)
+        if call is not None:
+            error = self._timeout(call.method)
+            if isinstance(call, Call):
+                call.resolve(exception=error)
+            else:
+                call.end(error)
+            self.cancel(number)
 
     def _timeout(self, method: str) -> CallTimeoutError:
         return CallTimeoutError(
@@ -325,7 +316,7 @@ class Client:
             method=method,
         )
 
-    def _end_all(self, error_of: Callable[[_Pending], BaseException]) -> None:
+    def _end_all(self, error_of: Callable[[Call | StreamCall], BaseException]) -> None:
         wakes = Wakes()
         for calls in (self._pending, *self._lost):
             while calls:
@@ -410,7 +401,7 @@ class Client:
 
     def _error(
         self,
-        pending: _Pending,
+        pending: Call | StreamCall,
         reason: str,
         cause: BaseException | None = None,
         *,
@@ -435,9 +426,7 @@ class Client:
         how = f"broke: {error}" if error else "was closed"
         self._judge(lost, f"the connection to {self.label} {how}", error, sent=True)
 
-    def _judge(
-        self, lost: dict[int, _Pending], reason: str, cause: BaseException | None, *, sent: bool
-    ) -> None:
+    def _judge(self, lost: _Calls, reason: str, cause: BaseException | None, *, sent: bool) -> None:
         """End calls whose connection is gone, once it is known what became of the peer."""
         if not lost:
             return
@@ -460,7 +449,7 @@ class Client:
 
     def _end_lost(
         self,
-        lost: dict[int, _Pending],
+        lost: _Calls,
         reason: str,
         cause: BaseException | None,
         *,
@@ -479,39 +468,38 @@ class Client:
         """Resolve what the peer has answered, and wake each waiting loop once."""
         wakes = Wakes()
         pending = self._pending
-        for kind, flags, sub, call, body, parts in events:
+        for event in events:
+            kind, _, _, number, body, parts = event
             if kind == frames.REPLY:
-                entry = pending.pop(call, None)
-                if entry is not None:
-                    decode = _Decode(body) if parts is None else _Decode(parts[0], parts[1:])
-                    entry.end(decode=decode, wakes=wakes)
+                call = pending.pop(number, None)
+                if call is not None:
+                    call.answer(body if parts is None else Decode(parts[0], parts[1:]), wakes)
             else:
-                self._on_other(kind, flags, sub, call, body, parts, wakes)
+                self._on_other(event, wakes)
         wakes.send()
 
-    def _on_other(
-        self, kind: int, flags: int, sub: int, call: int, body: bytes, parts: Any, wakes: Wakes
-    ) -> None:
-        del flags
+    def _on_other(self, event: Event, wakes: Wakes) -> None:
+        kind, _, sub, number, body, parts = event
         pending = self._pending
+        data = body if parts is None else parts[0]
         if kind == frames.ITEM:
-            entry = pending.get(call)
-            if entry is not None and entry.inlet is not None:
-                data = body if parts is None else parts[0]
+            call = pending.get(number)
+            if isinstance(call, StreamCall):
                 buffers = () if parts is None else parts[1:]
                 size = len(data) + sum(map(len, buffers))
-                entry.inlet.put(_Decode(data, buffers), size, wakes)
+                call.inlet.put(Decode(data, buffers), size, wakes)
         elif kind == frames.ERROR:
-            entry = pending.pop(call, None)
-            if entry is not None:
-                data = bytes(body if parts is None else parts[0])
-                entry.end(decode=_DecodeError(data, self.label, entry.method), wakes=wakes)
+            call = pending.pop(number, None)
+            if call is not None:
+                call.answer(DecodeError(bytes(data), self.label, call.method), wakes)
         elif kind == frames.END or kind == frames.ABORT:
-            entry = pending.pop(call, None)
-            if entry is not None:
-                entry.end(wakes=wakes)
+            call = pending.pop(number, None)
+            if isinstance(call, Call):
+                call.end(self._error(call, f"{self.label} gave no answer", sent=True), wakes)
+            elif call is not None:
+                call.end(wakes=wakes)
         elif kind == frames.WINDOW or kind == frames.CANCEL:
-            self._on_feed(kind, sub, call, body)
+            self._on_feed(kind, sub, number, body)
         elif kind == frames.GOODBYE:
             logger.debug("%s says goodbye", self.label)
         else:
@@ -526,33 +514,6 @@ class Client:
             entry.feeds[sub - 1].credit(*frames.split_window(body))
         else:
             entry.feeds[sub - 1].stop()
-
-
-class _Decode:
-    """What makes a value of an answer, when its caller asks for it."""
-
-    __slots__ = ("_body", "_buffers")
-
-    def __init__(self, body: codec.Buffer, buffers: Any = ()) -> None:
-        self._body = body
-        self._buffers = buffers
-
-    def __call__(self) -> Any:
-        return codec.decode(self._body, self._buffers)
-
-
-class _DecodeError:
-    """What raises the error that a method raised."""
-
-    __slots__ = ("_body", "_machine", "_method")
-
-    def __init__(self, body: bytes, machine: str, method: str) -> None:
-        self._body = body
-        self._machine = machine
-        self._method = method
-
-    def __call__(self) -> Any:
-        raise decode_exception(self._body, machine=self._machine, method=self._method)
 
 
 def _at(error: PayloadError, machine: str, method: str) -> PayloadError:

@@ -249,7 +249,9 @@ class Channel:
 
     # Reading: by a loop, or by a thread that waits for an answer.
 
-    def read_until(self, done: Callable[[], bool], timeout: float | None) -> None:
+    def read_until(
+        self, done: Callable[[], bool], timeout: float | None, *, idle: Callable[[], bool]
+    ) -> None:
         """Read on this thread until something is done or ``timeout`` seconds are over.
 
         Returns early when another thread reads, and when the connection has ended.
@@ -262,7 +264,7 @@ class Channel:
             with self._read_lock:  # a loop that was reading when we began has finished now
                 return done()
 
-        reader.lead(self._read_once, begun, timeout)
+        reader.lead(self._read_once, begun, timeout, idle=idle)
 
     def _on_readable(self) -> None:
         self._read_once(by_loop=True)

@@ -14,6 +14,7 @@ epoll (macOS) it always does.
 
 from __future__ import annotations
 
+import _signal  # signal.signal() makes enums of handlers, at 8 µs; this is what it calls
 import contextlib
 import os
 import select
@@ -22,13 +23,14 @@ import threading
 import time
 import weakref
 from _thread import get_ident
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
+
+_MAIN_THREAD = threading.main_thread().ident
 
 available = hasattr(select, "epoll")
 """Whether this system lets a connection change its reader."""
@@ -108,6 +110,7 @@ class Reader:
         self._watch = self._home
         self._lock = threading.Lock()
         self._led = False
+        self._parked = False
         self._leader = 0
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
@@ -118,6 +121,11 @@ class Reader:
 
     def __repr__(self) -> str:
         return f"<Reader {'a thread' if self._led else self.away or 'home'}>"
+
+    @property
+    def parked(self) -> bool:
+        """Whether nobody reads, since nothing was awaited when a thread was done reading."""
+        return self._parked
 
     @property
     def led(self) -> bool:
@@ -132,10 +140,18 @@ class Reader:
                 self._watch.remove(self._descriptor)
                 self._watch = watch
                 watch.add(self._descriptor, self._on_readable, paused=self._led)
+            elif self._parked:
+                watch.resume(self._descriptor)
+            self._parked = False
             self.away = loop if watch is not self._home else None
 
     def lead(
-        self, read: Callable[[], bool], done: Callable[[], bool], timeout: float | None
+        self,
+        read: Callable[[], bool],
+        done: Callable[[], bool],
+        timeout: float | None,
+        *,
+        idle: Callable[[], bool],
     ) -> None:
         """Read on this thread until something is done, or for ``timeout`` seconds.
 
@@ -146,22 +162,30 @@ class Reader:
             read: Reads what is there; False when there will be no more.
             done: Tells when to stop.
             timeout: In seconds; None for no limit.
+            idle: Tells whether nothing else is awaited. Then nobody reads until `read_in` says
+                who, or a thread leads again: that saves two system calls for each call.
         """
         with self._lock:
             if self._led:
                 return
             self._led = True
             self._leader = get_ident()
-            self._watch.pause(self._descriptor)
+            if self._parked:
+                self._parked = False
+            else:
+                self._watch.pause(self._descriptor)
         try:
-            if threading.current_thread() is threading.main_thread():
+            if self._leader == _MAIN_THREAD:
                 self._lead_in_main_thread(read, done, timeout)
             else:
                 self._lead(read, done, timeout)
         finally:
             with self._lock:
                 self._led = False
-                self._watch.resume(self._descriptor)
+                if idle():
+                    self._parked = True
+                else:
+                    self._watch.resume(self._descriptor)
 
     def ring(self, _: object = None) -> None:
         """Have the thread that reads look whether it is done; from any thread."""
@@ -200,8 +224,12 @@ class Reader:
             finally:
                 interrupts.check()
 
-        with interrupts.deferred():
-            self._lead(read_whole_frames, done, timeout)
+        deferred = interrupts.begin()
+        try:
+            self._lead(read_whole_frames if deferred else read, done, timeout)
+        finally:
+            if deferred:
+                interrupts.end()
 
     def close(self) -> None:
         """Nobody reads any more."""
@@ -227,19 +255,21 @@ class Interrupts:
         self._caught: tuple[int, FrameType | None] | None = None
         self._handler: Any = None
 
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Have Ctrl-C wait for whoever sets `busy`, and `check` then. Main thread only."""
-        self._handler = signal.getsignal(signal.SIGINT)
+    def begin(self) -> bool:
+        """Have Ctrl-C wait while `busy`; False where no handler is to be put off.
+
+        Main thread only, like `end`.
+        """
+        self._handler = _signal.getsignal(signal.SIGINT)
         if not callable(self._handler):
-            yield
-            return
-        signal.signal(signal.SIGINT, self._on_signal)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, self._handler)
-            self.check()
+            return False
+        _signal.signal(signal.SIGINT, self._on_signal)
+        return True
+
+    def end(self) -> None:
+        """Give the program its handler back."""
+        _signal.signal(signal.SIGINT, self._handler)
+        self.check()
 
     def check(self) -> None:
         """Do what was put off; raises what the program's handler raises."""

@@ -72,6 +72,8 @@ FLAG_PARTS: Final = 1
 """The body begins with a table of parts, whose bytes follow in DATA frames."""
 FLAG_STREAM: Final = 2
 """On a CALL: the caller wants a stream of items for an answer."""
+FLAG_FEEDS: Final = 4
+"""On a CALL: some of its arguments are streams."""
 
 INLINE_BYTES: Final = 64 * 1024
 """A payload up to this size travels in one frame; a larger one in parts."""
