@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from bigmachine.host.messages import (
 from bigmachine.rpc import codec
 from bigmachine.rpc.client import Client
 from bigmachine.rpc.timers import Timers
+from bigmachine.security.credentials import Credentials
+from bigmachine.security.tls import client_context
 
 LIMIT_SECONDS = 30.0
 """How long anything here may take before the test fails."""
@@ -53,11 +55,14 @@ def script(path: Path, *args: str, flags: tuple[str, ...] = ()) -> Program:
 class Hosting:
     """A supervisor, as its driver sees it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], boot: socket.socket) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], boot: socket.socket, tls: Credentials | None
+    ) -> None:
         self.process = process
         self.loop = asyncio.get_running_loop()
         self.timers = Timers(self.loop)
         self.boot = boot
+        self._tls = tls
         self.events: dict[str, list[MachineEvent]] = {}
         self.output: dict[tuple[str, str], bytearray] = {}
         self.ready: dict[str, Any] = {}
@@ -69,7 +74,7 @@ class Hosting:
         """Wait for the supervisor, and follow its events and output."""
         self.ready = json.loads(await self._receive())
         assert self.ready["ok"], self.ready
-        self.host = Client(self.loop, self._control, timers=self.timers, label="host")
+        self.host = self._client(self._control, "host")
         follow = [self._follow_events(), self._follow_output()]
         self._tasks = [asyncio.create_task(each) for each in follow]
 
@@ -105,8 +110,7 @@ class Hosting:
             async def connect() -> socket.socket:
                 return await connect_to(Address.parse(self.ready["address"]).at(machine_id))
 
-            client = Client(self.loop, connect, timers=self.timers, label=machine_id)
-            self._clients[machine_id] = client
+            self._clients[machine_id] = self._client(connect, machine_id)
         return self._clients[machine_id]
 
     async def wait_event(self, machine_id: str, kind: EventKind) -> MachineEvent:
@@ -176,7 +180,17 @@ class Hosting:
         self.process.kill()
         self.process.wait()
 
+    def _client(self, connect: Callable[[], Awaitable[socket.socket]], label: str) -> Client:
+        tls = None
+        if self._tls is not None:
+            context = client_context(self._tls)
+            subject = Address.parse(self.ready["address"]).subject
+            tls = lambda: (context, subject)  # noqa: E731
+        return Client(self.loop, connect, timers=self.timers, tls=tls, label=label)
+
     async def _control(self) -> socket.socket:
+        if self._tls is not None:
+            return await connect_to(Address.parse(self.ready["address"]))
         sock = self.boot.dup()
         self.boot.close()  # the connection alone is to keep the socket open
         sock.setblocking(False)
@@ -208,7 +222,9 @@ class Hosting:
 
 
 @contextlib.asynccontextmanager
-async def hosting(template: TemplateSpec | None = None, **options: Any) -> AsyncIterator[Hosting]:
+async def hosting(
+    template: TemplateSpec | None = None, *, tls: Credentials | None = None, **options: Any
+) -> AsyncIterator[Hosting]:
     """Start a supervisor whose driver this process is."""
     with tempfile.TemporaryDirectory() as parent:
         options.setdefault("driver_pid", os.getpid())
@@ -220,7 +236,7 @@ async def hosting(template: TemplateSpec | None = None, **options: Any) -> Async
             **options,
         )
         process, boot = start_supervisor(config)
-        host = Hosting(process, boot)
+        host = Hosting(process, boot, tls)
         try:
             await host.begin()
             yield host

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from typing import Any
 
@@ -49,7 +50,7 @@ class Closing:
         return self.label
 
     def close(self) -> None:
-        print("closed", self.label)
+        sys.stdout.write(f"closed {self.label}\n")  # at once: others are closed meanwhile
 
 
 class Slow:
