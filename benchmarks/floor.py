@@ -2,6 +2,7 @@
 
 Nothing that speaks over a socket can be faster than a process that blocks in ``recv`` answering one
 that blocks in ``recv``, so every figure is given as a ratio to this, measured right beside it.
+Where processes are started, the floor is an interpreter that imports asyncio and ends.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import os
 import socket
 import ssl
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
 from benchmarks.payloads import PayloadKind, fresh_memory, make_payload
-from benchmarks.timing import Outcome, round_trips, summary, throughput
+from benchmarks.timing import Outcome, quantile, round_trips, summary, throughput
 
 Transport = Literal["unix", "tcp", "tls"]
 
@@ -171,8 +173,23 @@ def self_signed_pem() -> bytes:
     return key_pem + certificate.public_bytes(serialization.Encoding.PEM)
 
 
+def interpreter(times: int) -> Outcome:
+    """Start an interpreter that imports asyncio, and wait for its end; the value is in seconds."""
+    import subprocess
+    import sys
+
+    taken = []
+    for _ in range(times + 1):  # the first may read from the disk
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import asyncio"], check=True)
+        taken.append(time.perf_counter() - start)
+    return {"value": quantile(sorted(taken[1:]), 0.5)}
+
+
 def run(case: str, params: dict[str, Any]) -> Outcome:
-    """Measure one floor by its name: ``ping_pong`` or ``bulk``."""
+    """Measure one floor by its name: ``ping_pong``, ``bulk`` or ``interpreter``."""
+    if case == "interpreter":
+        return interpreter(params["times"])
     if case == "ping_pong":
         return ping_pong(cast("Transport", params["transport"]), params["duration"])
     return bulk(params["transport"], params["kind"], params["size_bytes"], params["times"])

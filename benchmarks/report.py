@@ -67,18 +67,17 @@ class Report:
         self.floors: dict[str, list[float]] = defaultdict(list)
         self.failures: list[str] = []
 
-    def add(self, contestant: str, figures: dict[str, Outcome], floor: float | None) -> None:
-        """Take one run's figures."""
-        for name, outcome in figures.items():
-            series = self.results[name][contestant]
-            series.outcomes.append(outcome)
-            if floor is not None:
-                series.floors.append(floor)
+    def add(self, contestant: str, name: str, outcome: Outcome, floor: float | None) -> None:
+        """Take one figure of one run, with the load of the machine at that time."""
+        series = self.results[name][contestant]
+        series.outcomes.append({**outcome, "load_average": os.getloadavg()[0]})
+        if floor is not None and self.rows[name].has_floor:
+            series.floors.append(floor)
 
     def show(self) -> None:
         """Print everything."""
         if self.floors:
-            print("\nThe floor: raw blocking sockets between two processes")
+            print("\nThe floor: raw blocking sockets, and an interpreter that imports asyncio")
             for name, values in sorted(self.floors.items()):
                 print(f"  {name:<22} {span(values)}")
         self.show_reach()

@@ -50,7 +50,7 @@ class Runner:
         """Run one job of every contestant once, each between two floors."""
         before: dict[str, float] = {}
         for contestant in contestants:
-            transport = load(contestant).floor
+            transport = load(contestant).floor if job.floor != "interpreter" else "any"
             if job.floor and transport not in before:
                 before = {transport: self.floor(job, transport)}
             try:
@@ -64,9 +64,8 @@ class Runner:
                 after = self.floor(job, transport)
                 floor = (before[transport] + after) / 2
                 before = {transport: after}
-            self.report.add(
-                contestant, {name: figures[name] for name in figures if name in wanted}, floor
-            )
+            for name in wanted & set(figures):
+                self.report.add(contestant, name, figures[name], floor)
 
     def floor(self, job: Job, transport: str) -> float:
         """Measure the raw transport that belongs to a job."""
@@ -79,8 +78,12 @@ class Runner:
         }
         assert job.floor is not None
         value = self.case("floor", job.floor, params)["floor"]["value"]
-        unit = "µs" if job.floor == "ping_pong" else f"{params['kind']} GB/s"
-        self.report.floors[f"{transport} {unit}"].append(value)
+        name = {
+            "ping_pong": f"{transport}, µs",
+            "bulk": f"{transport}, {params.get('kind')}, GB/s",
+            "interpreter": "interpreter, s",
+        }[job.floor]
+        self.report.floors[name].append(value)
         return value
 
     def case(self, name: str, case: str, params: dict[str, Any]) -> dict[str, Outcome]:
