@@ -8,6 +8,7 @@ is ended.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KEPT_REPLY_TIMES: Final = 10
+_CAUSE_SECONDS: Final = 0.05  # for the system to see how a host ended
 # Of the time for a shutdown, the last seconds are for what does not end by itself.
 _FORCE_SECONDS: Final = 1.2  # for the supervisor to have killed its machines
 _DRAIN_SECONDS: Final = 0.8  # for the last events and output to arrive
@@ -193,6 +195,9 @@ class HostLink:
             return
         self.lost = True
         self._tasks[2].cancel()  # the keepalive's
+        # Its connection breaks a moment before it can be seen how it ended.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.host.wait_closed(), _CAUSE_SECONDS)
         cause = self.host.cause()
         self._end(kind, "; ".join(filter(None, (cause, reason))))
         self.control.close()

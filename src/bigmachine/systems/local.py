@@ -142,13 +142,14 @@ class LocalHost(Host):
 
     async def stop(self, timeout: float) -> None:
         """Wait for the supervisor's end, and kill it when that takes too long."""
-        process = self._process
-        if process is None:
-            return
-        end = asyncio.get_running_loop().time() + timeout
-        while process.poll() is None and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.wait_closed(), timeout)
         self.kill()
+
+    async def wait_closed(self) -> None:
+        """Wait for the supervisor's end."""
+        while self._process is not None and self._process.poll() is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
 
     def kill(self) -> None:
         """Kill the supervisor; its machines end with it."""
