@@ -265,6 +265,9 @@ class Client:
                 if reader.away is not None or reader.parked:
                     reader.read_in(None)
         pending[number] = call
+        if isinstance(call, StreamCall) and channel is not None and channel.reader is not None:
+            if channel.reader.parked:  # whoever waits for its items does not read
+                channel.reader.read_in(None)
         failed = self._failed
         if failed is not None and pending.pop(number, None) is not None:
             call.end(failed)
