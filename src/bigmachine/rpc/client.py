@@ -198,15 +198,19 @@ class Client:
     def read_until(self, future: Future[Any], timeout: float | None) -> None:
         """Read on this thread until a future is done, if the connection is free for that."""
         channel = self._channel
-        if channel is not None and channel.reader is not None:
-            if future.when_done(channel.reader.ring):
-                channel.read_until(future.ended, timeout, idle=self._is_idle)
+        if channel is None or channel.reader is None:
+            return
+        channel.flush()  # a burst of the loop that this thread would block
+        if future.when_done(channel.reader.ring):
+            channel.read_until(future.ended, timeout, idle=self._is_idle)
 
     def read_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Read in a loop that awaits, if all that is pending is its own; None: at home."""
         channel = self._channel
         if channel is not None and channel.reader is not None:
             reader = channel.reader
+            if loop is None:
+                channel.flush()
             if reader.parked or (loop is not reader.away and (not loop or loop is self._owner)):
                 reader.read_in(loop if loop is self._owner else None)
 
@@ -241,6 +245,8 @@ class Client:
         plain = not feeds and not flags
         if not self._register(number, call, _get_running_loop() if plain else None):
             return
+        if not plain:
+            self.read_in(None)
         if end is not None:
             call.timer = self._timers.at(end, lambda: self._expire(number))
         channel = self._channel
@@ -261,9 +267,12 @@ class Client:
         channel = self._channel
         if channel is not None and channel.reader is not None:
             reader = channel.reader
-            if reader.away is not loop or (reader.parked and pending):
-                if reader.away is not None or reader.parked:
-                    reader.read_in(None)
+            if reader.parked:
+                unread = bool(pending)  # one call alone is read by whoever waits for it
+            else:
+                unread = reader.away is not None and reader.away is not loop
+            if unread:
+                reader.read_in(None)
         pending[number] = call
         if isinstance(call, StreamCall) and channel is not None and channel.reader is not None:
             if channel.reader.parked:  # whoever waits for its items does not read
@@ -284,6 +293,11 @@ class Client:
         call = self._pending.get(number)
         if call is None:  # cancelled before it was sent
             return
+
+        def start_feeds() -> None:
+            for feed in call.feeds or ():
+                feed.start(channel, number)
+
         if payload.inline:
             body = head + payload.body
             frame = _pack(len(body), frames.CALL, flags, 0, number) + body
@@ -292,10 +306,9 @@ class Client:
                 channel.send(frame)
             else:
                 channel.send_in_burst(frame, loop)
+            start_feeds()
         else:
-            channel.send_message(frames.CALL, (number, 0), head, payload, flags)
-        for feed in call.feeds or ():
-            feed.start(channel, number)
+            channel.send_message(frames.CALL, (number, 0), head, payload, flags, start_feeds)
 
     def _send(self, frame: bytes) -> None:
         channel = self._channel

@@ -115,6 +115,7 @@ class Decode:
         self._buffers = buffers
 
     def __call__(self) -> Any:
+        """Return the value."""
         return codec.decode(self._body, self._buffers)
 
 
@@ -129,6 +130,7 @@ class DecodeError:
         self._method = method
 
     def __call__(self) -> Any:
+        """Raise it."""
         raise decode_exception(self._body, machine=self._machine, method=self._method)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 from _thread import allocate_lock
+from collections.abc import Iterable
 from typing import Final, cast
 
 _CIPHER_BYTES: Final = 512 * 1024
@@ -69,7 +70,7 @@ class Tls:
         if data:
             await loop.sock_sendall(sock, data)
 
-    def encrypt(self, batch: list[bytes | memoryview]) -> bytes:
+    def encrypt(self, batch: Iterable[bytes | memoryview]) -> bytes:
         """Return the ciphertext of some plaintext."""
         with self._lock:
             for piece in batch:

@@ -39,6 +39,8 @@ SOCKET_BUFFER_BYTES: Final = 1024 * 1024
 """Asked of the system for each direction of a connection on one host."""
 _WRITE_BYTES: Final = 1024 * 1024
 """How much one thread writes in one go: others get their turn then."""
+_GUARD_SECONDS: Final = 0.005
+"""How long what a busy loop has not sent waits for the channel's own loop, about."""
 _READS: Final = 16
 """How often one connection is read in a row before others get their turn."""
 _LARGE_MESSAGE_BYTES: Final = 64 * 1024 * 1024
@@ -52,6 +54,7 @@ class Message(NamedTuple):
     head: bytes
     parts: list[tuple[memoryview, int]]
     flags: int
+    on_sent: Callable[[], object] | None = None
 
 
 Submission = bytes | tuple[bytes, Key] | Message
@@ -95,6 +98,8 @@ class Channel:
         self._ended: BaseException | None = None
         self._waiting_to_write = False
         self._burst = False
+        self._guarded = False
+        self._guarded_bursts = 0
         self._greeted = False
         self.closed = False
         sock.setblocking(False)
@@ -119,39 +124,76 @@ class Channel:
 
     def send(self, item: Submission) -> None:
         """Send one frame, or one message in parts, as soon as possible; never blocks."""
+        if type(item) is bytes and not self._inbox and self._send_now(item):
+            return
         self._inbox.append(item)
         if not self._waiting_to_write:
             self.flush()
+
+    def _send_now(self, frame: bytes) -> bool:
+        """Write a frame at once where nothing else waits to be written; whether it was."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._unsent or self._waiting_to_write or self._sender.waiting or self._inbox:
+                return False
+            data = frame if self._tls is None else self._tls.encrypt((frame,))
+            try:
+                sent = self._sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._drop_all()
+                self._close_soon(error)
+                return True
+            if sent < len(data):
+                self._unsent.append(memoryview(data)[sent:])
+        finally:
+            self._lock.release()
+        if self._inbox or self._unsent:
+            self.flush()
+        return True
 
     def send_in_burst(self, item: Submission, loop: asyncio.AbstractEventLoop) -> None:
         """Like `send`, from a running loop: the first frame of an iteration goes at once, those
         that follow in the same iteration go together.
         """  # noqa: D205
-        self._inbox.append(item)
-        if self._waiting_to_write:
-            return
         if not self._burst:
             self._burst = True
             loop.call_soon(self._end_burst)
-            self.flush()
-        elif loop is not self._loop and len(self._inbox) == 1:
+            self.send(item)
+            return
+        self._inbox.append(item)
+        if loop is not self._loop and not self._guarded:
             # Should the caller's loop be busy for long, the channel's own sends them meanwhile.
-            self._loop.call_soon_threadsafe(self.flush)
+            self._guarded = True
+            self._loop.call_soon_threadsafe(self._guard)
 
     def send_message(
-        self, kind: int, key: Key, head: bytes, payload: Payload, flags: int = 0
+        self,
+        kind: int,
+        key: Key,
+        head: bytes,
+        payload: Payload,
+        flags: int = 0,
+        on_sent: Callable[[], object] | None = None,
     ) -> None:
-        """Send a message of any size; ``head`` stands before its payload."""
+        """Send a message of any size; ``head`` stands before its payload.
+
+        ``on_sent`` is called when all that is sent from then on leaves after the message.
+        """
         if payload.inline:
             body = head + payload.body
             header = frames.HEADER.pack(len(body), kind, flags, key[1], key[0])
             self.send((header + body, key))
+            if on_sent is not None:
+                on_sent()
             return
         parts = payload.parts()
         size = payload.size_bytes
         if size >= _LARGE_MESSAGE_BYTES:
             _log_large(size, key)
-        self.send(Message(kind, key, head, parts, flags))
+        self.send(Message(kind, key, head, parts, flags, on_sent))
 
     def abort(self, key: Key) -> bool:
         """Stop sending the message in parts with a key; whether it had begun to leave."""
@@ -176,7 +218,23 @@ class Channel:
 
     def _end_burst(self) -> None:
         self._burst = False
-        self.flush()
+        if self._inbox:
+            self._guarded_bursts += 1
+            self.flush()
+
+    def _guard(self) -> None:
+        """Look after bursts of other loops, every few milliseconds while there are any."""
+        seen = self._guarded_bursts
+
+        def look() -> None:
+            if self._inbox:
+                self.flush()
+            if seen == self._guarded_bursts:
+                self._guarded = False
+            elif not self.closed:
+                self._guard()
+
+        self._loop.call_later(_GUARD_SECONDS, look)
 
     def _accept(self) -> None:
         """Move what was submitted into the sender's order."""
@@ -186,7 +244,7 @@ class Channel:
             if isinstance(item, bytes):
                 sender.push(item)
             elif isinstance(item, Message):
-                sender.push_message(item.kind, item.key, item.head, item.parts, item.flags)
+                sender.push_message(*item)
             else:
                 sender.push(*item)
 

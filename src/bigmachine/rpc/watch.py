@@ -14,7 +14,7 @@ epoll (macOS) it always does.
 
 from __future__ import annotations
 
-import _signal  # signal.signal() makes enums of handlers, at 8 µs; this is what it calls
+import _signal  # type: ignore[import-not-found]  # what signal.signal() calls; that takes 8 µs
 import contextlib
 import os
 import select
@@ -25,7 +25,7 @@ import weakref
 from _thread import get_ident
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,7 +39,7 @@ available = hasattr(select, "epoll")
 class Watch:
     """The connections that one event loop reads for clients. Made on the loop's thread."""
 
-    _of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Watch] = (
+    _of_loops: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Watch]] = (
         weakref.WeakKeyDictionary()
     )
 

@@ -108,6 +108,14 @@ class Event(NamedTuple):
     """The parts of a message in parts: the pickle, then its out-of-band buffers."""
 
 
+def new_event(fields: tuple[int, int, int, int, bytes, None]) -> Event:
+    """Return an `Event` of its fields, in half the time that its constructor takes."""
+    return _new_tuple(Event, fields)
+
+
+_new_tuple = tuple.__new__
+
+
 def frame(kind: int, call: int = 0, sub: int = 0, body: bytes = b"", flags: int = 0) -> bytes:
     """Return one whole frame."""
     return HEADER.pack(len(body), kind, flags, sub, call) + body
@@ -128,17 +136,35 @@ def call_head(method: bytes, remaining: float) -> bytes:
     return CALL_META.pack(remaining, len(method)) + method
 
 
-def split_call(body: bytes) -> tuple[str, float, int]:
-    """Return the method of a CALL, the seconds it has left and where its payload begins."""
+def split_call(body: bytes) -> tuple[float, bytes, int]:
+    """Take the head of a CALL apart.
+
+    Returns:
+        The seconds it has left, its method (`method_name`), and where its payload begins.
+
+    Raises:
+        RemoteProtocolError: The head is broken.
+    """
     try:
-        remaining, length = CALL_META.unpack_from(body)
-        end = CALL_META.size + length
-        method = body[CALL_META.size : end].decode()
-    except (struct.error, UnicodeDecodeError) as error:
+        left, length = CALL_META.unpack_from(body)
+    except struct.error as error:
         raise RemoteProtocolError(f"a CALL frame with a broken head: {error}") from error
-    if len(body) < end or remaining != remaining:
+    end = CALL_META.size + length
+    if len(body) < end or left != left:
         raise RemoteProtocolError("a CALL frame whose head is cut off")
-    return method, remaining, end
+    return left, body[CALL_META.size : end], end
+
+
+def method_name(name: bytes) -> str:
+    """Return the method that a CALL names.
+
+    Raises:
+        RemoteProtocolError: It is no text.
+    """
+    try:
+        return name.decode()
+    except UnicodeDecodeError as error:
+        raise RemoteProtocolError(f"a CALL frame whose method is no text: {error}") from error
 
 
 def window(call: int, sub: int, items: int, size: int) -> bytes:

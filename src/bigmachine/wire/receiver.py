@@ -20,6 +20,7 @@ _PEEK_BYTES: Final = 4096
 """How much is read at a time between the chunks of a large part: what is read here is copied."""
 
 _unpack = frames.HEADER.unpack_from
+_new_event = frames.new_event
 _HEADER_BYTES = frames.HEADER_BYTES
 
 
@@ -154,7 +155,7 @@ class Receiver:
             elif kind == frames.ABORT:
                 self._abort(call, sub, events)
             else:
-                events.append(Event(kind, flags, sub, call, body, None))
+                events.append(_new_event((kind, flags, sub, call, body, None)))
         if position == end:
             position = self._end = 0
         self._start = position

@@ -8,7 +8,7 @@ one ``(call, sub)`` leave in the order in which they came.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from bigmachine.wire import frames
@@ -26,10 +26,17 @@ Key = tuple[int, int]
 class _Outgoing:
     """A message in parts that has not left in full, and the frames that wait behind it."""
 
-    __slots__ = ("behind", "chunks", "key", "started")
+    __slots__ = ("behind", "chunks", "key", "on_sent", "started")
 
-    def __init__(self, key: Key, head: bytes, views: list[memoryview]) -> None:
+    def __init__(
+        self,
+        key: Key,
+        head: bytes,
+        views: list[memoryview],
+        on_sent: Callable[[], object] | None,
+    ) -> None:
         self.key = key
+        self.on_sent = on_sent
         self.chunks = _chunks(key, head, views)
         self.behind: deque[bytes | _Outgoing] = deque()
         self.started = False
@@ -49,6 +56,11 @@ class Sender:
     def __bool__(self) -> bool:
         return bool(self._small) or bool(self._turns)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether anything waits to be sent."""
+        return bool(self._small or self._turns)
+
     def push(self, frame: bytes, key: Key | None = None) -> None:
         """Queue one frame; with a key it stays behind what was queued with the same key."""
         if key is not None and self._busy and key in self._busy:
@@ -63,16 +75,18 @@ class Sender:
         head: bytes,
         parts: Sequence[tuple[memoryview, int]],
         flags: int = 0,
+        on_sent: Callable[[], object] | None = None,
     ) -> None:
         """Queue a message in parts: views of bytes, each with the kind of memory it lands in.
 
-        The parts are not copied: they must not change before they are sent.
+        The parts are not copied: they must not change before they are sent. ``on_sent`` is called
+        when all that is queued from then on leaves after the message.
         """
         views = [view for view, _ in parts]
         table = b"".join(frames.PART.pack(view.nbytes, kind) for view, kind in parts)
         body = frames.COUNT.pack(len(views)) + table + head
         first = frames.frame(kind, key[0], key[1], body, flags | frames.FLAG_PARTS)
-        outgoing = _Outgoing(key, first, views)
+        outgoing = _Outgoing(key, first, views, on_sent)
         if key in self._busy:
             self._busy[key].behind.append(outgoing)
         else:
@@ -141,6 +155,8 @@ class Sender:
     def _end_turn(self, outgoing: _Outgoing) -> None:
         """Release what waited behind a message that has left, up to the next one in parts."""
         del self._busy[outgoing.key]
+        if outgoing.on_sent is not None:
+            outgoing.on_sent()
         behind = outgoing.behind
         while behind:
             waiting = behind.popleft()

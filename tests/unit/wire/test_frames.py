@@ -21,14 +21,14 @@ def test_a_frame_has_the_header_that_the_module_draws() -> None:
 def test_the_head_of_a_call_is_read_back(method: str, remaining: float, payload: bytes) -> None:
     method = method.encode(errors="ignore").decode()
     body = frames.call_head(method.encode(), remaining) + payload
-    name, left, offset = frames.split_call(body)
+    left, name, offset = frames.split_call(body)
     assert (name, left, body[offset:]) == (method, remaining, payload)
 
 
 @given(st.binary(max_size=100))
 def test_a_broken_head_of_a_call_is_the_peers_fault(body: bytes) -> None:
     try:
-        name, left, offset = frames.split_call(body)
+        left, name, offset = frames.split_call(body)
     except RemoteProtocolError:
         return
     assert 0 <= offset <= len(body)
