@@ -160,7 +160,7 @@ class HostLink:
 
     async def _keep_alive(self) -> None:
         config = self.system.keepalive
-        while True:
+        while not self.lost:
             due = self._runtime.loop.time() + config.period
             await self._beat(config.timeout)
             for handle in self.machines.values():
@@ -194,7 +194,8 @@ class HostLink:
         if self.lost or self._stopping:
             return
         self.lost = True
-        self._tasks[2].cancel()  # the keepalive's
+        if self._tasks[2] is not asyncio.current_task():  # the keepalive's, which may be this one
+            self._tasks[2].cancel()
         # Its connection breaks a moment before it can be seen how it ended.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.host.wait_closed(), _CAUSE_SECONDS)

@@ -125,6 +125,11 @@ class HostedMachine:
         """Its unique id."""
         return self.identity.id
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether its process has ended, also while it is not known yet what of."""
+        return self._ended
+
     # Beginning
 
     def open(self) -> tuple[int, int, int]:

@@ -44,6 +44,10 @@ class Hosted(Protocol):
         """What it died of; None while it lives."""
 
     @property
+    def is_ending(self) -> bool:
+        """Whether it has ended, whatever is known of that so far."""
+
+    @property
     def dead(self) -> asyncio.Event:
         """Set when it is dead."""
 
@@ -189,7 +193,10 @@ class SupervisorService:
         Raises:
             MachineStoppedError: The machine is dead. Of all methods here.
         """
-        self._living(machine_id)
+        machine = self._living(machine_id)
+        if machine.is_ending:
+            await machine.dead.wait()
+            raise machine.stopped_error()
         return value
 
     async def Getpid(self, machine_id: str) -> int | None:  # noqa: N802

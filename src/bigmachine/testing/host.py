@@ -156,9 +156,13 @@ class InProcessSupervisor:
             self._server.adopt(sock)
 
     def _relay(self, relay: Relay) -> None:
+        if self._closed:
+            relay.close()
+            return
         task = self.loop.create_task(relay.run(), name="relay")
         self._relays.add(task)
         task.add_done_callback(self._relays.discard)
+        task.add_done_callback(lambda _: relay.close())
 
     def _on_loop(self, function: Callable[..., object], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the driver's loop has ended

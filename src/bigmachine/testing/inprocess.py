@@ -34,6 +34,7 @@ WAIT_SECONDS: Final = 10.0
 """How long `InProcess.wait` waits unless it is told."""
 _NOTICE_SECONDS: Final = 2.0
 """How long `InProcess.kill` waits for the driver to notice: with faults, it may never."""
+_LOOK_SECONDS: Final = 0.005
 
 _numbers = itertools.count()
 
@@ -95,7 +96,7 @@ class InProcess(System):
     @property
     def n(self) -> int:
         """How many machines run."""
-        return len(self._running())
+        return len(self.machines)
 
     @property
     def machines(self) -> tuple[Machine, ...]:
@@ -107,6 +108,7 @@ class InProcess(System):
             getattr(machine._handle, "id", ""): machine
             for cluster in clusters_on(self)
             for machine in cluster.machines
+            if machine.owned and machine.state is State.RUNNING
         }
         return tuple(held[each] for each in running if each in held)
 
@@ -137,10 +139,14 @@ class InProcess(System):
             TimeoutError: There are not so many in time.
         """
         check_may_block()
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.n >= n, timeout):
-                raise TimeoutError(f"{self.n} machines run after {timeout:g} s, not {n}")
-            return self.n
+        end = time.monotonic() + timeout
+        while (running := self.n) < n:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"{running} machines run after {timeout:g} s, not {n}")
+            with self._changed:  # when the driver has heard of it nobody tells: look again
+                self._changed.wait(min(left, _LOOK_SECONDS))
+        return running
 
     def kill(self, m: Machine | None = None) -> bool:
         """Kill a machine, as if by SIGKILL; returns when it is gone.

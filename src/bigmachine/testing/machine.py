@@ -80,6 +80,11 @@ class InProcessMachine:
         state = "dead" if self.death else "ready" if self.is_ready else "starting"
         return f"<InProcessMachine {self.identity.id} {state}>"
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is dead, also while nobody has been told."""
+        return self.death is not None
+
     # Beginning
 
     def begin(self, services_fd: int) -> None:
@@ -232,10 +237,12 @@ class InProcessMachine:
                 return
             self.death = Death(kind=kind, machine=self.identity.address, **about)
             sockets, self._sockets = self._sockets, []
-            self._waiting = None
+            waiting, self._waiting = self._waiting or [], None
         for sock in sockets:
             with contextlib.suppress(OSError):  # closed already
                 sock.shutdown(socket.SHUT_RDWR)
+        for sock in waiting:
+            sock.close()
         self._on_host(self._conclude)
         self._on_machine(self._wind_up)
 

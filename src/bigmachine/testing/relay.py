@@ -26,7 +26,7 @@ _Entry = tuple[float, bytes]
 
 
 class Relay:
-    """One relayed connection. Made and used on its loop.
+    """One relayed connection. Used on its loop.
 
     Args:
         caller: The relay's end of the pair whose other end the caller has.
@@ -54,8 +54,11 @@ class Relay:
             there.cancel()
             back.cancel()
             await asyncio.gather(there, back, return_exceptions=True)
-            for sock in self._socks:
-                sock.close()
+
+    def close(self) -> None:
+        """Close both sides, once `run` has ended or will never begin."""
+        for sock in self._socks:
+            sock.close()
 
 
 async def _pass_on(source: socket.socket, sink: socket.socket, lane: Lane) -> None:
