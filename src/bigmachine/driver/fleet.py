@@ -71,6 +71,10 @@ class Fleet:
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
         await asyncio.wait((task,))
+        # A shutdown may have come before the task had begun, which then never looked at them.
+        for handle in handles:
+            if handle.state is State.UNSTARTED:
+                self._lose(handle, RuntimeError("the cluster was shut down"))
 
     async def _start(
         self, handles: list[OwnedHandle], spec: Callable[[list[OwnedHandle], HostLink], LaunchSpec]

@@ -96,6 +96,14 @@ def read_chunks(file: Any) -> Iterator[bytes]:
         yield chunk
 
 
+def read_and_close(file: Any) -> Iterator[bytes]:
+    """Yield a binary file's content in chunks, and close it: its method has handed it over."""
+    try:
+        yield from read_chunks(file)
+    finally:
+        file.close()
+
+
 class Feed:
     """One argument being streamed."""
 

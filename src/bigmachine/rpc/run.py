@@ -280,7 +280,7 @@ def exit_code(error: SystemExit) -> int:
 
 def _items_of(result: Any, method: str) -> Any:
     if feeds.is_binary_file(result):
-        return feeds.read_chunks(result)
+        return feeds.read_and_close(result)
     if not hasattr(type(result), "__iter__") or isinstance(result, (str, bytes, dict)):
         raise UsageError(
             f"{method} returned {type(result).__name__}, which is no stream; call it with call()"
