@@ -33,7 +33,7 @@ def supervisor_command(executable: str, boot_fd: int) -> list[str]:
         executable: The interpreter.
         boot_fd: The descriptor of its boot socket, which it has to inherit.
     """
-    stub = _STUB.format(module="supervisor")
+    stub = _STUB.format(module="headstart")
     return [executable, "-I", "-S", "-c", stub, str(boot_fd), package_root()]
 
 

@@ -19,11 +19,11 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from bigmachine.host import processes
-from bigmachine.host.entry import template_command
+from bigmachine.host.headstart import Begun, begin
 from bigmachine.host.link import Link
 from bigmachine.host.messages import (
     Forked,
@@ -123,15 +123,19 @@ class Launcher:
         for template in self._templates.values():
             template.attach(loop)
 
-    def prepare(self, spec: TemplateSpec) -> None:
+    def prepare(self, spec: TemplateSpec, begun: Begun | None = None) -> None:
         """Start a template that will be needed.
+
+        Args:
+            spec: Which.
+            begun: Its process, where that has been started already.
 
         Raises:
             OSError: The interpreter cannot be started.
         """
         family = self._family(spec)
         if not family.templates:
-            self.start_template(family)
+            self.start_template(family, begun)
 
     def launch(self, spec: TemplateSpec, request: Request) -> None:
         """Have a machine made. Its descriptors belong to the launcher from now on."""
@@ -191,9 +195,9 @@ class Launcher:
 
     # For families and templates
 
-    def start_template(self, family: _Family) -> None:
+    def start_template(self, family: _Family, begun: Begun | None = None) -> None:
         """Start one more process that runs the family's program."""
-        template = _Template(self, family)
+        template = _Template(self, family, begun)
         self._templates[template.pid] = template
         family.templates.append(template)
         if self.loop is not None:
@@ -251,7 +255,7 @@ class _Family:
 class _Template:
     """One process that runs, or has run, a program up to ``bigmachine.start``."""
 
-    def __init__(self, launcher: Launcher, family: _Family) -> None:
+    def __init__(self, launcher: Launcher, family: _Family, begun: Begun | None = None) -> None:
         self._launcher = launcher
         self._family = family
         self._held = bytearray()
@@ -261,24 +265,12 @@ class _Template:
         self.asked: dict[str, Request] = {}
         common = launcher.surroundings
         self.tag = common.new_tag()
-        self.link, link_fd = Link.pair()
-        self._output_fd, output_fd = os.pipe()
-        os.set_blocking(self._output_fd, False)
         spec = family.spec
-        try:
-            self.pid = processes.start_process(
-                template_command(spec.program.executable, spec.program.flags, processes.LINK_FD),
-                environ=spec.environ,
-                link_fd=link_fd,
-                output_fd=output_fd,
-            )
-        except BaseException:
-            self.link.close()
-            os.close(self._output_fd)
-            raise
-        finally:
-            os.close(link_fd)
-            os.close(output_fd)
+        if begun is None:
+            begun = begin(asdict(spec.program), spec.environ)
+        self.pid = begun.pid
+        self.link = Link(begun.link)
+        self._output_fd = begun.output_fd
         self.link.send(
             TemplateStart(
                 spec=TemplateSpec(program=spec.program, start_method=spec.start_method),

@@ -1,4 +1,4 @@
-"""The supervisor's children: how they are started, marked, waited for and ended.
+"""The supervisor's children: how they are marked, waited for and ended.
 
 A machine's descendants must die with it, also those that have left its session and lost their
 parent. Since the supervisor is a subreaper they become its children, but whose they were cannot be
@@ -16,9 +16,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -47,65 +46,6 @@ class Exit:
     pid: int
     status: int
     peak_memory_bytes: int
-
-
-# Starting
-
-
-def start_process(
-    command: Sequence[str],
-    *,
-    environ: Mapping[str, str] | None,
-    link_fd: int,
-    output_fd: int,
-) -> int:
-    """Start a process in a session of its own and return its id.
-
-    It works where this process does, with its limits and its umask. stdin is ``/dev/null``.
-
-    Args:
-        command: Its command line, the executable's path first. It is to know its link by
-            ``LINK_FD``.
-        environ: Its environment; None is this process's.
-        link_fd: Becomes ``LINK_FD`` in the process.
-        output_fd: Becomes its stdout and stderr.
-
-    Raises:
-        OSError: It cannot be started.
-    """
-    import fcntl
-
-    # Away from the numbers that they are to get, so that none is overwritten before it is copied.
-    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in (link_fd, output_fd)]
-    link, output = copies
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_DUP2, output, 1),
-        (os.POSIX_SPAWN_DUP2, output, 2),
-        (os.POSIX_SPAWN_DUP2, link, LINK_FD),
-    ]
-    try:
-        return os.posix_spawn(
-            command[0],
-            list(command),
-            dict(os.environ if environ is None else environ),
-            file_actions=actions,
-            setsigdef=_PYTHON_IGNORES,
-            setsigmask=[],
-            setsid=_SETSID,
-        )
-    finally:
-        for copy in copies:
-            os.close(copy)
-
-
-LINK_FD: Final = 3
-"""The descriptor of its link in a process that `start_process` has started."""
-
-_PYTHON_IGNORES = [
-    each for name in ("SIGPIPE", "SIGXFSZ", "SIGHUP") if (each := getattr(signal, name, None))
-]
-_SETSID: Final = sys.platform == "linux"  # elsewhere the process does it itself
 
 
 def protect_from_orphanhood(parent: int) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from bigmachine.addresses import Address
     from bigmachine.death import Death
+    from bigmachine.host.headstart import Begun
     from bigmachine.host.launcher import BootFailure
     from bigmachine.host.messages import KeepaliveReply, LaunchSpec, MachineEvent
     from bigmachine.host.processes import Exit
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 DEFAULT_GRACE_SECONDS: Final = 5.0
 """For a graceful end that SIGTERM asks for."""
 
-_BOOT_SECONDS: Final = 10.0  # for the driver to say what it wants
 _TICK_SECONDS: Final = 0.5
 _OOM_SAMPLE_TICKS: Final = 2
 _LONELY_TICKS: Final = 4  # without any connection, then it ends
@@ -51,40 +51,30 @@ _MAX_EARLY: Final = 4096
 _LENGTH_BYTES: Final = 4
 
 
-def main(boot_fd: int) -> None:
-    """Be a supervisor, from the boot socket to the end. Never returns."""
-    os.set_inheritable(boot_fd, False)
-    boot = socket.socket(fileno=boot_fd)
-    _settle()
+def main(boot: socket.socket, values: dict[str, Any], begun: Begun | None) -> None:
+    """Be a supervisor. Never returns.
+
+    Args:
+        boot: The boot socket.
+        values: What the driver has said: a `HostConfig`, as a mapping; or under ``error`` why that
+            could not be read, or the first template not be started.
+        begun: The first template's process.
+    """
+    osdep.set_child_subreaper()
     try:
-        config = HostConfig.from_mapping(_receive(boot))
-    except (EOFError, OSError, ValueError, TypeError) as error:
-        _send(boot, HostReady(ok=False, pid=os.getpid(), error=f"bad configuration: {error}"))
-        os._exit(1)
-    sys.path += [entry for entry in config.sys_path if entry not in sys.path]
-    try:
-        _run(config, boot)
+        if "error" in values:
+            raise ValueError(values["error"])
+        _run(HostConfig.from_mapping(values), boot, begun)
     except BaseException as error:
-        _send(boot, HostReady(ok=False, pid=os.getpid(), error=f"{type(error).__name__}: {error}"))
-        print(f"bigmachine: the supervisor failed: {error!r}", file=sys.stderr)
+        text = f"{type(error).__name__}: {error}"
+        if not _send(boot, HostReady(ok=False, pid=os.getpid(), error=text)):
+            print(f"bigmachine: the supervisor failed: {text}", file=sys.stderr)
         processes.kill_everything((), timeout=_KILL_SECONDS)
     os._exit(1)
 
 
-def _settle() -> None:
-    """Become a process apart: a terminal's signals and streams are the driver's alone."""
-    with contextlib.suppress(PermissionError):  # it was started as a session's leader
-        os.setsid()
-    devnull = os.open(os.devnull, os.O_RDWR)
-    os.dup2(devnull, 0)
-    os.dup2(devnull, 1)
-    os.close(devnull)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    osdep.set_child_subreaper()
-
-
-def _run(config: HostConfig, boot: socket.socket) -> None:
+def _run(config: HostConfig, boot: socket.socket, begun: Begun | None) -> None:
+    sys.path += [entry for entry in config.sys_path if entry not in sys.path]
     watch = None if config.driver_pid is None else osdep.watch_process(config.driver_pid)
     directory = _Directory(config.directory)
     tags = iter(range(processes.new_tag_space(), sys.maxsize))
@@ -96,7 +86,7 @@ def _run(config: HostConfig, boot: socket.socket) -> None:
     )
     launcher = Launcher(surroundings)
     if config.template is not None:
-        launcher.prepare(config.template)
+        launcher.prepare(config.template, begun)
 
     import asyncio
 
@@ -432,28 +422,14 @@ class _Directory:
             os.rmdir(self.path)
 
 
-def _receive(boot: socket.socket) -> Any:
-    import json
-
-    boot.settimeout(_BOOT_SECONDS)
-    length = int.from_bytes(_receive_exactly(boot, _LENGTH_BYTES), "big")
-    return json.loads(_receive_exactly(boot, length))
-
-
-def _receive_exactly(boot: socket.socket, count: int) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        more = boot.recv(count - len(data))
-        if not more:
-            raise EOFError("the driver has gone")
-        data += more
-    return bytes(data)
-
-
-def _send(boot: socket.socket, ready: HostReady) -> None:
+def _send(boot: socket.socket, ready: HostReady) -> bool:
+    """Tell the driver; whether that worked."""
     import json
     from dataclasses import asdict
 
     body = json.dumps(asdict(ready)).encode()
-    with contextlib.suppress(OSError):
+    try:
         boot.sendall(len(body).to_bytes(_LENGTH_BYTES, "big") + body)
+    except OSError:
+        return False
+    return True

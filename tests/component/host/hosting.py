@@ -84,7 +84,8 @@ class Hosting:
         """Have machines started; return their ids."""
         specs = tuple(MachineSpec(id=f"{i}-{os.urandom(4).hex()}", index=i) for i in range(n))
         payloads = {name: codec.encode(service) for name, service in services.items()}
-        options.setdefault("sys_path", tuple(sys.path))
+        # A program's path would be its driver's; this process only stands in for that.
+        options.setdefault("sys_path", tuple(sys.path) if program.is_bare else ())
         spec = LaunchSpec(
             machines=specs,
             cluster="test",
