@@ -39,6 +39,8 @@ SOCKET_BUFFER_BYTES: Final = 1024 * 1024
 """Asked of the system for each direction of a connection on one host."""
 _WRITE_BYTES: Final = 1024 * 1024
 """How much one thread writes in one go: others get their turn then."""
+_BURST_FRAMES: Final = 64
+"""A burst is written in pieces of so many frames: the peer works on one while the next is made."""
 _GUARD_SECONDS: Final = 0.005
 """How long what a busy loop has not sent waits for the channel's own loop, about."""
 _READS: Final = 16
@@ -97,7 +99,7 @@ class Channel:
         self.reader: watch.Reader | None = None
         self._ended: BaseException | None = None
         self._waiting_to_write = False
-        self._burst = False
+        self._burst = 0  # 1: a frame was sent since the last read; 2: more wait for their turn
         self._guarded = False
         self._guarded_bursts = 0
         self._greeted = False
@@ -155,16 +157,21 @@ class Channel:
         return True
 
     def send_in_burst(self, item: Submission, loop: asyncio.AbstractEventLoop) -> None:
-        """Like `send`, from a running loop: the first frame of an iteration goes at once, those
+        """Like `send`, from a running loop: the first frame after one was read goes at once, those
         that follow in the same iteration go together.
         """  # noqa: D205
         if not self._burst:
-            self._burst = True
-            loop.call_soon(self._end_burst)
+            self._burst = 1
             self.send(item)
             return
-        self._inbox.append(item)
-        if loop is not self._loop and not self._guarded:
+        inbox = self._inbox
+        inbox.append(item)
+        if self._burst == 1:
+            self._burst = 2
+            loop.call_soon(self._end_burst)
+        if len(inbox) >= _BURST_FRAMES:
+            self.flush()
+        elif loop is not self._loop and not self._guarded:
             # Should the caller's loop be busy for long, the channel's own sends them meanwhile.
             self._guarded = True
             self._loop.call_soon_threadsafe(self._guard)
@@ -217,7 +224,7 @@ class Channel:
                 return
 
     def _end_burst(self) -> None:
-        self._burst = False
+        self._burst = 0
         if self._inbox:
             self._guarded_bursts += 1
             self.flush()
@@ -389,6 +396,8 @@ class Channel:
     def _deliver(self, events: list[Event]) -> None:
         if not events:
             return
+        if self._burst == 1:
+            self._burst = 0
         if not self._greeted:
             first = events.pop(0)
             if first.kind != frames.HELLO:

@@ -59,9 +59,11 @@ class Workers:
 
     def submit(self, job: Job) -> None:
         """Have a job done by a thread, as soon as possible. A job must not raise."""
-        self._jobs.append(job)
-        if self._sleeping and not self._waking:
-            self._wake()
+        jobs = self._jobs
+        jobs.append(job)
+        if self._sleeping and not self._waking and self._wake():
+            if len(jobs) == 1:
+                return  # it is for the thread that was woken
         elif not self._threads:
             self._grow(1)
         if not self._watching:
