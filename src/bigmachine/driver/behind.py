@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -247,6 +248,7 @@ class _Driver:
     ) -> None:
         environ = dict(os.environ)
         cwd = os.getcwd()
+        sys_path = _sys_path()
 
         def spec(batch: list[OwnedHandle], link: HostLink) -> LaunchSpec:
             return LaunchSpec(
@@ -259,6 +261,7 @@ class _Driver:
                 env=env,
                 start_method=getattr(self._system, "start_method", "auto"),
                 maxprocs=link.host.maxprocs,
+                sys_path=sys_path,
                 cwd=cwd,
             )
 
@@ -277,14 +280,12 @@ class _Driver:
             environ=dict(os.environ),
             start_method=getattr(self._system, "start_method", "auto"),
         )
-        import sys
-
         return HostConfig(
             cluster=self._name,
             directory="",
             transport=self._system.transport,
             credentials=credentials,
-            sys_path=tuple(sys.path),
+            sys_path=_sys_path(),
             template=template,
         ).to_mapping()
 
@@ -299,3 +300,7 @@ class _Driver:
 
     def close_output(self, timeout: float) -> None:
         self._output.close(timeout)
+
+
+def _sys_path() -> tuple[str, ...]:
+    return tuple(entry for entry in sys.path if isinstance(entry, str))

@@ -16,10 +16,9 @@ cheapest modules are imported, since the template pays for them before the user'
 from __future__ import annotations
 
 import enum
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -45,7 +44,10 @@ class Program:
         argv: ``sys.argv`` as the interpreter makes it (of a module: before it is run).
         orig_argv: ``sys.orig_argv``, the whole command line.
         directory: Where the program was started: ``target`` may be relative to it.
+        own_args: How many of its arguments, from the last one, are the user program's own. Those
+            before belong to a launcher, as ``run x.py`` in ``coverage run x.py a``.
         sys_path: When bare: the driver's ``sys.path``.
+        locale: When bare: the driver's locale, as ``setlocale`` puts it.
     """
 
     how: Literal["script", "module", "bare"]
@@ -55,7 +57,9 @@ class Program:
     argv: tuple[str, ...] = ()
     orig_argv: tuple[str, ...] = ()
     directory: str = ""
+    own_args: int = 0
     sys_path: tuple[str, ...] = ()
+    locale: str = ""
 
     @property
     def is_bare(self) -> bool:
@@ -64,16 +68,11 @@ class Program:
 
     def with_args(self, args: tuple[str, ...]) -> Program:
         """Return the same program with other arguments."""
-        kept = len(self.orig_argv) - max(0, len(self.argv) - 1)
-        return Program(
-            how=self.how,
-            target=self.target,
-            executable=self.executable,
-            flags=self.flags,
-            argv=(*self.argv[:1], *args),
-            orig_argv=(*self.orig_argv[:kept], *args),
-            directory=self.directory,
-            sys_path=self.sys_path,
+        return replace(
+            self,
+            argv=(*self.argv[: len(self.argv) - self.own_args], *args),
+            orig_argv=(*self.orig_argv[: len(self.orig_argv) - self.own_args], *args),
+            own_args=len(args),
         )
 
     @classmethod
@@ -102,10 +101,10 @@ class TemplateSpec:
     start_method: StartMethod = "auto"
 
     def key(self) -> str:
-        """Return a short text that is the same for the same template."""
+        """Return a text that is the same for the same template."""
         environ = None if self.environ is None else sorted(self.environ.items())
         parts = [asdict(self.program), environ, self.start_method == "spawn"]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        return json.dumps(parts)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return it as what fits into JSON."""
@@ -230,7 +229,7 @@ class LaunchSpec:
         env: Changes to it; None removes a name.
         start_method: How they are started.
         maxprocs: How many processors each has to itself.
-        sys_path: Entries that ``sys.path`` of the machine is to have, in any place.
+        sys_path: The driver's ``sys.path``: what the program adds on the machine comes after it.
         cwd: Where they work; "" leaves them where the program is.
     """
 
@@ -385,7 +384,7 @@ class MachineStart:
         identity: Who it is to be.
         supervisor_pid: Who is to be its parent: without it, it ends.
         tag: What marks its descendants (`host.processes`).
-        sys_path: Entries that its ``sys.path`` is to have.
+        sys_path: What its ``sys.path`` is to begin with.
         cwd: Where it works; "" leaves it where it is.
     """
 

@@ -12,6 +12,7 @@ its arguments, and comes by ``x.py`` again. Debuggers are not: the program insid
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from types import CodeType, ModuleType
@@ -149,7 +150,9 @@ def _bare(command: CommandLine) -> Program:
         argv=tuple(sys.argv),
         orig_argv=tuple(sys.orig_argv),
         directory=_started_in(""),
-        sys_path=tuple(sys.path),
+        own_args=len(command.args),
+        sys_path=tuple(entry for entry in sys.path if isinstance(entry, str)),
+        locale=_locale(),
     )
 
 
@@ -166,7 +169,32 @@ def _main(command: CommandLine) -> Program:
         argv=("-m" if how == "module" else target, *args),
         orig_argv=tuple(sys.orig_argv),
         directory=_started_in(target if how == "script" else ""),
+        own_args=_count_own_args(how, target, args),
     )
+
+
+def _count_own_args(how: str, target: str, args: tuple[str, ...]) -> int:
+    """Return how many of the arguments are the user program's own, not those of a launcher.
+
+    A launcher, as coverage, puts the program's name and arguments into ``sys.argv``. The
+    interpreter had put its own name there.
+    """
+    main = sys.modules.get("__main__")
+    started = target
+    if how == "module":
+        spec = getattr(main, "__spec__", None)
+        is_itself = spec is not None and spec.name in (target, f"{target}.__main__")
+        started = getattr(main, "__file__", "") if is_itself else ""
+    own = tuple(sys.argv[1:])
+    if sys.argv[:1] == [started] or own != args[len(args) - len(own) :]:
+        return len(args)
+    return len(own)
+
+
+def _locale() -> str:
+    import locale
+
+    return locale.setlocale(locale.LC_ALL)
 
 
 def _obstacle(command: CommandLine) -> str:
@@ -272,7 +300,16 @@ def run(program: Program) -> None:
     elif program.how == "script":
         _run_script(program.target, main)
     else:
-        sys.path[:] = program.sys_path
+        _be_like_the_driver(program)
+
+
+def _be_like_the_driver(program: Program) -> None:
+    """Have what the driver's program has made of its process, as far as it goes."""
+    import locale
+
+    sys.path[:] = program.sys_path
+    with contextlib.suppress(locale.Error):  # this host may lack it
+        locale.setlocale(locale.LC_ALL, program.locale)
 
 
 def _run_module(name: str) -> None:

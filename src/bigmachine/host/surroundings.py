@@ -59,7 +59,7 @@ def settle(*, streams: Sequence[int], tag: int, cwd: str, sys_path: Sequence[str
         streams: The descriptors that are to be stdout and stderr. They are closed.
         tag: Marks this process and its descendants (`host.processes`).
         cwd: Where to work; "" stays.
-        sys_path: Entries that ``sys.path`` is to have.
+        sys_path: What ``sys.path`` is to begin with.
     """
     _redirect(streams)
     with contextlib.suppress(PermissionError):  # it leads a session already
@@ -74,7 +74,7 @@ def settle(*, streams: Sequence[int], tag: int, cwd: str, sys_path: Sequence[str
     if cwd:
         with contextlib.suppress(OSError):  # it may be gone by now: stay
             os.chdir(cwd)
-    sys.path += [entry for entry in sys_path if entry not in sys.path]
+    sys.path[:] = [*sys_path, *(entry for entry in sys.path if entry not in sys_path)]
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
 
 

@@ -253,6 +253,8 @@ def start_supervisor(config: HostConfig) -> tuple[subprocess.Popen[bytes], socke
         pass_fds=[far.fileno()],
         stdin=subprocess.DEVNULL,
         start_new_session=True,
+        # For programs: the services for tests.
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     )
     far.close()
     body = json.dumps(config.to_mapping()).encode()
