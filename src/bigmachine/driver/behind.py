@@ -292,6 +292,8 @@ class _Driver:
     async def shutdown(self) -> None:
         loop = self._behind.runtime.loop
         end = loop.time() + SHUTDOWN_SECONDS
+        # First those to dialled machines: a supervisor stays while anybody is connected to it.
+        self._behind.disconnect()
         await self._fleet.shutdown(end - _CLOSE_SECONDS)
         await self._output.drained(max(_CLOSE_SECONDS, end - loop.time()))
 
