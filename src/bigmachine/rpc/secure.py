@@ -77,14 +77,13 @@ class Tls:
                 self._ssl.write(piece)
             return self._outgoing.read()
 
-    def fill(self, sock: socket.socket) -> tuple[bool, bool]:
-        """Read ciphertext from a socket; return whether it has ended and whether more waits."""
+    def fill(self, sock: socket.socket) -> bool:
+        """Read ciphertext from a socket; return whether it has ended."""
         count = sock.recv_into(self._cipher)
-        if not count:
-            return True, False
-        with self._lock:
-            self._incoming.write(self._cipher[:count])
-        return False, count == _CIPHER_BYTES
+        if count:
+            with self._lock:
+                self._incoming.write(self._cipher[:count])
+        return not count
 
     def read(self, buffer: memoryview) -> int:
         """Decrypt into a buffer; return the count, 0 at the end, -1 when more must come first."""

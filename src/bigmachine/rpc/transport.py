@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SOCKET_BUFFER_BYTES: Final = 1024 * 1024
-"""Asked of the system for each direction of a connection on one host."""
+"""Asked of the system for each direction of a connection on one host: small calls wait behind no
+more than that of a bulk transfer."""
 _WRITE_BYTES: Final = 1024 * 1024
 """How much one thread writes in one go: others get their turn then."""
 _BURST_FRAMES: Final = 64
@@ -44,7 +45,7 @@ _BURST_FRAMES: Final = 64
 _GUARD_SECONDS: Final = 0.005
 """How long what a busy loop has not sent waits for the channel's own loop, about."""
 _READS: Final = 16
-"""How often one connection is read in a row before others get their turn."""
+"""How often one connection is read in a row before others get their turn; with TLS once."""
 _LARGE_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -376,22 +377,16 @@ class Channel:
 
     def _read_tls(self, tls: Tls) -> None:
         receiver = self._receiver
-        for _ in range(_READS):
-            try:
-                ended, full = tls.fill(self._sock)
-            except (BlockingIOError, InterruptedError):
-                ended = full = False
-            while True:
-                count = tls.read(receiver.buffer())
-                if count <= 0:
-                    break
-                self._deliver(receiver.received(count))
-                if self.closed:
-                    return
-            if ended or count == 0:
-                raise EOFError("the other side closed the connection")
-            if not full:
+        try:
+            ended = tls.fill(self._sock)
+        except (BlockingIOError, InterruptedError):
+            ended = False
+        while (count := tls.read(receiver.buffer())) > 0:
+            self._deliver(receiver.received(count))
+            if self.closed:
                 return
+        if ended or count == 0:
+            raise EOFError("the other side closed the connection")
 
     def _deliver(self, events: list[Event]) -> None:
         if not events:
@@ -444,11 +439,20 @@ class Channel:
 
 
 def _tune(sock: socket.socket) -> None:
-    if sock.family == socket.AF_UNIX:
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
-    else:
+    if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not _is_loopback(sock):
+            return  # the kernel finds the buffers that a real network needs
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+
+
+def _is_loopback(sock: socket.socket) -> bool:
+    try:
+        host = str(sock.getpeername()[0])
+    except OSError:  # it is gone already, as reading it will tell
+        return False
+    return host.startswith("127.") or host == "::1"
 
 
 _last_logged = 0.0
