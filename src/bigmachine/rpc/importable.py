@@ -75,6 +75,7 @@ def _find(root: str) -> ModuleSpec | None:
 
 def _attribute(module: object, name: str) -> object:
     """Look past a module's own ``__getattr__``, which may import it in the first place."""
-    if not isinstance(module, ModuleType):  # sys.modules may hold anything
+    # sys.modules may hold anything, even what only says that it is a module (cffi's libraries).
+    if not issubclass(type(module), ModuleType):
         return None
     return object.__getattribute__(module, "__dict__").get(name)

@@ -74,3 +74,19 @@ def test_looking_loads_no_lazy_module(place: Path) -> None:
     not_importable(sys.modules)
 
     assert "LazyModule" in type(module).__name__
+
+
+class _SaysItIsAModule:
+    """As cffi's libraries, which cryptography puts among the modules."""
+
+    __slots__ = ()
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        return ModuleType
+
+
+def test_what_only_says_that_it_is_a_module_is_left_alone() -> None:
+    impostor = _SaysItIsAModule()
+    assert isinstance(impostor, ModuleType)
+    assert not_importable({"impostor": impostor}) == []  # type: ignore[dict-item]
