@@ -218,12 +218,27 @@ def program_digest() -> str:
     """
     global _digest
     if _digest is None:
-        _digest = compute_digest(
-            interpreter=f"{sys.implementation.name} {sys.version}",
-            main=_main_source(),
-            distributions=installed_distributions(sys.path),
-        )
+        _digest = digest_of(main_file())
     return _digest
+
+
+def main_file() -> str:
+    """Return the path of this process's main program, "" when there is none."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    return path if isinstance(path, str) else ""
+
+
+def digest_of(main_file: str) -> str:
+    """Name a program that this interpreter runs; see `program_digest`.
+
+    Args:
+        main_file: The path of its main program, perhaps inside an archive; "" when there is none.
+    """
+    return compute_digest(
+        interpreter=f"{sys.implementation.name} {sys.version}",
+        main=_read_source(main_file),
+        distributions=installed_distributions(sys.path),
+    )
 
 
 def compute_digest(*, interpreter: str, main: bytes, distributions: list[str]) -> str:
@@ -255,21 +270,20 @@ def installed_distributions(path: list[str]) -> list[str]:
     return sorted(found)
 
 
-def _main_source() -> bytes:
-    main = sys.modules.get("__main__")
-    path = getattr(main, "__file__", None)
-    if not isinstance(path, str):
-        return b""
+def _read_source(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
     except OSError:
         pass
-    # Inside an archive (``python app.pyz``) only its loader can read it.
-    read = getattr(getattr(main, "__loader__", None), "get_data", None)
+    archive = os.path.dirname(path)  # ``python app.pyz`` runs app.pyz/__main__.py
+    if not os.path.isfile(archive):
+        return b""
+    import zipimport
+
     try:
-        return bytes(read(path)) if read else b""
-    except OSError:
+        return zipimport.zipimporter(archive).get_data(path)
+    except (OSError, zipimport.ZipImportError):
         return b""
 
 

@@ -46,6 +46,7 @@ class Program:
         directory: Where the program was started: ``target`` may be relative to it.
         own_args: How many of its arguments, from the last one, are the user program's own. Those
             before belong to a launcher, as ``run x.py`` in ``coverage run x.py a``.
+        main_file: The file of the driver's main program, for its digest; "" when there is none.
         sys_path: When bare: the driver's ``sys.path``.
         locale: When bare: the driver's locale, as ``setlocale`` puts it.
     """
@@ -58,6 +59,7 @@ class Program:
     orig_argv: tuple[str, ...] = ()
     directory: str = ""
     own_args: int = 0
+    main_file: str = ""
     sys_path: tuple[str, ...] = ()
     locale: str = ""
 

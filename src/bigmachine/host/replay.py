@@ -151,6 +151,7 @@ def _bare(command: CommandLine) -> Program:
         orig_argv=tuple(sys.orig_argv),
         directory=_started_in(""),
         own_args=len(command.args),
+        main_file=_main_file(),
         sys_path=tuple(entry for entry in sys.path if isinstance(entry, str)),
         locale=_locale(),
     )
@@ -170,6 +171,7 @@ def _main(command: CommandLine) -> Program:
         orig_argv=tuple(sys.orig_argv),
         directory=_started_in(target if how == "script" else ""),
         own_args=_count_own_args(how, target, args),
+        main_file=_main_file(),
     )
 
 
@@ -189,6 +191,11 @@ def _count_own_args(how: str, target: str, args: tuple[str, ...]) -> int:
     if sys.argv[:1] == [started] or own != args[len(args) - len(own) :]:
         return len(args)
     return len(own)
+
+
+def _main_file() -> str:
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return file if isinstance(file, str) and os.path.isabs(file) else ""
 
 
 def _locale() -> str:

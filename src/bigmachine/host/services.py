@@ -8,16 +8,16 @@ host inside a test's process (`testing.host`) offers the same.
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 from bigmachine.death import DeathKind
 from bigmachine.errors import UsageError
-from bigmachine.host import parcel, sysinfo
+from bigmachine.host import parcel
 from bigmachine.host.messages import KeepaliveReply, LaunchSpec, MachineEvent
 from bigmachine.host.spool import OutputChunk
-from bigmachine.info import DiskInfo, Info, LoadInfo, MemInfo
 
 if TYPE_CHECKING:
     from bigmachine.death import Death
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bigmachine.host.events import EventLog
     from bigmachine.host.messages import Answer, MachineIdentity
     from bigmachine.host.spool import Spool
+    from bigmachine.info import DiskInfo, Info, LoadInfo, MemInfo
     from bigmachine.rpc.codec import Payload
 
 
@@ -32,22 +33,27 @@ class Hosted(Protocol):
     """A machine, as these services need it."""
 
     @property
+    @abstractmethod
     def identity(self) -> MachineIdentity:
         """Who it is."""
 
     @property
+    @abstractmethod
     def pid(self) -> int | None:
         """Its process; None while it has none."""
 
     @property
+    @abstractmethod
     def death(self) -> Death | None:
         """What it died of; None while it lives."""
 
     @property
+    @abstractmethod
     def is_ending(self) -> bool:
         """Whether it has ended, whatever is known of that so far."""
 
     @property
+    @abstractmethod
     def dead(self) -> asyncio.Event:
         """Set when it is dead."""
 
@@ -57,11 +63,13 @@ class Hosted(Protocol):
     def kill(self, reason: DeathKind, detail: str = "") -> None:
         """End it by force."""
 
+    @abstractmethod
     async def ask(
         self, what: Literal["register", "vars", "runtime"], *args: Any, fds: tuple[int, ...] = ()
     ) -> Answer:
         """Ask it something that it alone can answer."""
 
+    @abstractmethod
     def stopped_error(self) -> MachineStoppedError:
         """Return the error that says what it died of."""
 
@@ -70,22 +78,27 @@ class Hosting(Protocol):
     """A supervisor, as these services need it."""
 
     @property
+    @abstractmethod
     def machines(self) -> Mapping[str, Hosted]:
         """Its machines, the dead ones too, by id."""
 
     @property
+    @abstractmethod
     def events(self) -> EventLog:
         """What has happened to them."""
 
     @property
+    @abstractmethod
     def spool(self) -> Spool:
         """What they have written."""
 
     @property
+    @abstractmethod
     def loop(self) -> asyncio.AbstractEventLoop:
         """Its event loop."""
 
     @property
+    @abstractmethod
     def hostname(self) -> str:
         """Its host's name."""
 
@@ -98,8 +111,13 @@ class Hosting(Protocol):
     async def wait_machines(self) -> None:
         """Wait until all machines are dead."""
 
+    @abstractmethod
     def keepalive(self, period: float) -> KeepaliveReply:
         """Renew the lease."""
+
+    @abstractmethod
+    def main_file(self, machine_id: str) -> str:
+        """Return the path of a machine's main program; "" when it has none."""
 
 
 class HostService:
@@ -185,7 +203,7 @@ class SupervisorService:
 
     def __init__(self, supervisor: Hosting) -> None:
         self._supervisor = supervisor
-        self._digest: str | None = None
+        self._digests: dict[str, str] = {}
 
     async def Ping(self, machine_id: str, value: Any = None) -> Any:  # noqa: N802
         """Return the argument.
@@ -205,15 +223,19 @@ class SupervisorService:
 
     async def Info(self, machine_id: str) -> Info:  # noqa: N802
         """Describe the machine's platform and program."""
-        from bigmachine.info import local_info
+        from bigmachine.info import digest_of, local_info
 
         self._living(machine_id)
-        # The image is the driver's where both share a disk; only the driver knows its main program.
-        info = local_info(digest=self._digest or "")
+        main = self._supervisor.main_file(machine_id)
+        if main not in self._digests:
+            self._digests[main] = await asyncio.to_thread(digest_of, main)
+        info = local_info(digest=self._digests[main])
         return replace(info, hostname=self._supervisor.hostname)
 
     async def MemInfo(self, machine_id: str, runtime: bool = False) -> MemInfo:  # noqa: N802
         """Measure the machine's memory and its host's; ``runtime`` asks the machine itself too."""
+        from bigmachine.host import sysinfo
+
         machine = self._living(machine_id)
         figures = None
         if runtime:
@@ -228,11 +250,15 @@ class SupervisorService:
 
     async def DiskInfo(self, machine_id: str) -> DiskInfo:  # noqa: N802
         """Measure the file system of the temporary directory."""
+        from bigmachine.host import sysinfo
+
         self._living(machine_id)
         return await asyncio.to_thread(sysinfo.disk_info)
 
     async def LoadInfo(self, machine_id: str) -> LoadInfo:  # noqa: N802
         """Measure how busy the host is."""
+        from bigmachine.host import sysinfo
+
         self._living(machine_id)
         return sysinfo.load_info()
 

@@ -131,6 +131,7 @@ class Supervisor:
         self._launcher = launcher
         self._directory = directory
         self._oom = OomWatch()
+        self._main_files: dict[str, str] = {}
         self._by_pid: dict[int, HostedMachine] = {}
         self._early: dict[int, Exit] = {}  # of processes that may turn out to be machines
         self._orphanage = processes.Orphanage(self._is_known)
@@ -220,6 +221,7 @@ class Supervisor:
         )
         machine = self._new_machine(identity, self._launcher.surroundings.new_tag(), self._home)
         self.machines[machine_id] = machine
+        self._main_files[machine_id] = spec.program.main_file
         return machine
 
     def _refuse(self, machine: Any, fds: tuple[int, ...]) -> None:
@@ -309,6 +311,10 @@ class Supervisor:
                 ended = True
             if ended:
                 self.lapse()
+
+    def main_file(self, machine_id: str) -> str:
+        """Return the path of a machine's main program; "" when it has none."""
+        return self._main_files.get(machine_id, "")
 
     def keepalive(self, period: float) -> KeepaliveReply:
         """Renew the lease for ``period`` seconds; where there is none, only say how things are.

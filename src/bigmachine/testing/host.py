@@ -99,6 +99,13 @@ class InProcessSupervisor:
             self.spool.end(event.machine_id)
         self._changed()
 
+    def main_file(self, machine_id: str) -> str:
+        """Return the path of a machine's main program: this process's."""
+        from bigmachine.info import main_file
+
+        del machine_id
+        return main_file()
+
     def keepalive(self, period: float) -> KeepaliveReply:
         """Answer a keepalive. It is the driver that ends a host it gets no answer from."""
         if period <= 0:

@@ -18,6 +18,7 @@ from services_for_tests import Brittle, Broken, Closing, Probe, Slow
 from bigmachine.death import DeathKind
 from bigmachine.errors import MachineStoppedError, TransportError
 from bigmachine.host.messages import EventKind
+from bigmachine.info import digest_of, local_info
 from bigmachine.rpc import codec
 from bigmachine.rpc.exceptions import decode_exception
 
@@ -322,6 +323,8 @@ def test_a_busy_machine_is_measured_from_outside() -> None:
         assert (await host.call_host("Supervisor.DiskInfo", machine)).total_bytes > 0
         assert (await host.call_host("Supervisor.LoadInfo", machine)).cpus == os.cpu_count()
         assert await host.call_host("Supervisor.Ping", machine, 7) == 7
+        described = await host.call_host("Supervisor.Info", machine)
+        assert described == local_info(digest=digest_of(""))
         await host.call_host("Host.kill", machine, "canceled")
 
     run(test)
