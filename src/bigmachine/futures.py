@@ -423,15 +423,3 @@ class Future(cf.Future[T]):
 
 
 _LONGEST = threading.TIMEOUT_MAX
-
-
-def gather(futures: Iterable[Future[Any]], *, timeout: float | None = None) -> None:
-    """Wait until all have ended, however; at most ``timeout`` seconds."""
-    end = None if timeout is None else time.monotonic() + timeout
-    for future in futures:
-        try:
-            future.exception(None if end is None else max(0.0, end - time.monotonic()))
-        except cf.CancelledError:
-            continue
-        except TimeoutError:
-            return

@@ -7,15 +7,12 @@ even while the machine cannot.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar, cast, overload
 
 from bigmachine.driver.lifecycle import State
 from bigmachine.errors import (
     CallTimeoutError,
-    Death,
-    DeathKind,
     MachineStoppedError,
     TransportError,
 )
@@ -451,13 +448,3 @@ class Machines(Sequence[Machine]):
             return Machines(up)
         errors = [machine.err for machine in self._machines if machine.err is not None]
         raise ExceptionGroup(f"none of {len(self)} machines came up", errors)
-
-
-def stopped(label: str, kind: DeathKind, detail: str = "") -> MachineStoppedError:
-    """Return the error of a machine that this side gave up."""
-    return MachineStoppedError(machine=label, death=Death(kind=kind, machine=label, detail=detail))
-
-
-def wall_clock(monotonic: float) -> float:
-    """Return the `time.time` of a `time.monotonic`, both in seconds."""
-    return time.time() + (monotonic - time.monotonic())

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 from _thread import allocate_lock
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,7 +42,7 @@ STOP_SECONDS: Final = 5.0
 """How long a machine has for its graceful end."""
 
 
-class Handle:
+class Handle(ABC):
     """One machine as this process knows it."""
 
     owned = False
@@ -181,14 +182,17 @@ class Handle:
 
         return self.runtime.spawn(later(), f"{name} later")
 
+    @abstractmethod
     def _supervisor(self) -> tuple[Client, str]:
-        raise NotImplementedError
+        """Return the connection to the machine's supervisor, and the machine's name there."""
 
+    @abstractmethod
     async def _connect(self) -> Any:
-        raise NotImplementedError
+        """Open a connection to the machine."""
 
+    @abstractmethod
     async def _verdict(self) -> BaseException | None:
-        raise NotImplementedError
+        """Return what became of the machine whose connection broke; None: it lives."""
 
     def _tls(self) -> tuple[Any, str | None]:
         address = Address.parse(self.addr)

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import CancelledError
 from contextvars import Context
 from typing import Any, Final, TypeVar
 
@@ -151,8 +150,3 @@ class Runtime:
             self.loop.stop()
 
         self._last = self.loop.create_task(finish(), name="wind down")
-
-
-def ended_by_cancellation(error: BaseException) -> bool:
-    """Whether an error only says that something was cancelled."""
-    return isinstance(error, (CancelledError, asyncio.CancelledError))
