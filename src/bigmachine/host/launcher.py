@@ -19,7 +19,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from bigmachine.host import processes
@@ -29,6 +29,8 @@ from bigmachine.host.messages import (
     Forked,
     ForkFailed,
     MachineStart,
+    Preload,
+    Preloaded,
     Reached,
     Retire,
     TemplateSpec,
@@ -137,9 +139,18 @@ class Launcher:
         if not family.templates:
             self.start_template(family, begun)
 
-    def launch(self, spec: TemplateSpec, request: Request) -> None:
-        """Have a machine made. Its descriptors belong to the launcher from now on."""
+    def launch(
+        self, spec: TemplateSpec, request: Request, *, modules: frozenset[str] = frozenset()
+    ) -> None:
+        """Have a machine made.
+
+        Args:
+            spec: What it is made from.
+            request: The machine. Its descriptors belong to the launcher from now on.
+            modules: What its template should have imported.
+        """
         family = self._family(spec)
+        family.modules |= modules
         family.waiting.append(request)
         self.move_on(family)
 
@@ -206,9 +217,9 @@ class Launcher:
     def move_on(self, family: _Family) -> None:
         """Give requests to templates that are ready, and start those that are missing."""
         for template in family.templates:
-            if template.reached and family.waiting:
+            if template.is_free and family.waiting and not template.preload():
                 template.give(family.waiting)
-        running = sum(not template.reached for template in family.templates)
+        running = sum(not template.is_free for template in family.templates)
         wanted = 0
         if family.waiting:
             spawns = family.mode == "spawn"
@@ -243,6 +254,7 @@ class _Family:
             "spawn" if spec.start_method == "spawn" else "unknown"
         )
         self.waiting: deque[Request] = deque()
+        self.modules: frozenset[str] = frozenset()
         self.templates: list[_Template] = []
 
     def take_all(self) -> list[Request]:
@@ -261,7 +273,9 @@ class _Template:
         self._held = bytearray()
         self._end: Exit | None = None
         self._reports = 0
+        self._loaded: frozenset[str] = frozenset()
         self.reached: Reached | None = None
+        self.is_loading = False
         self.asked: dict[str, Request] = {}
         common = launcher.surroundings
         self.tag = common.new_tag()
@@ -286,6 +300,22 @@ class _Template:
         self._loop = loop
         loop.add_reader(self._output_fd, self._read_output)
         self.link.attach(loop, self._on_message, self._on_link_end)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it can be given requests."""
+        return self.reached is not None and not self.is_loading
+
+    def preload(self) -> bool:
+        """Have it import what the family needs and it has not; whether there is any such thing."""
+        missing = self._family.modules - self._loaded
+        if not missing or self.reached is None or self.reached.reason:
+            return False
+        self._loaded |= missing
+        self.is_loading = True
+        sys_path = self._family.waiting[-1][0].sys_path
+        self.link.send(Preload(modules=tuple(missing), sys_path=sys_path))
+        return True
 
     def give(self, waiting: deque[Request]) -> None:
         """Have it make machines: all of these if it forks, or become the first one."""
@@ -330,6 +360,14 @@ class _Template:
                 if message.reason and family.spec.start_method != "spawn":
                     logger.info("machines are spawned, not forked: %s", message.reason)
                 launcher.move_on(family)
+            case Preloaded():
+                self.is_loading = False
+                self._held.clear()
+                if message.reason and self.reached is not None:
+                    self.reached = replace(self.reached, reason=message.reason)
+                    family.mode = "spawn"
+                    logger.info("machines are spawned, not forked: %s", message.reason)
+                launcher.move_on(family)
             case Forked() if self.asked.pop(message.machine_id, None):
                 assert self.reached is not None
                 launcher.on_started(message.machine_id, message.pid, self.reached.stack_fd)
@@ -350,7 +388,7 @@ class _Template:
             if not data:
                 self._close_output()
                 break
-            if self.reached is None:
+            if not self.is_free:
                 self._held += data
                 del self._held[:-HELD_OUTPUT_BYTES]
         if self._end is not None:
@@ -374,7 +412,7 @@ class _Template:
         for machine_id in list(self.asked):
             launcher.on_failed(machine_id, failure)
         self.asked.clear()
-        if self.reached is None:
+        if not self.is_free:
             # With "spawn" each process stands for one machine; else all depend on the first.
             one_only = family.mode == "spawn" and len(family.waiting) > 0
             lost = [family.waiting.popleft()] if one_only else family.take_all()
@@ -384,6 +422,8 @@ class _Template:
 
     def _failure(self) -> BootFailure:
         detail = "" if self.reached is None else "the template of its program was lost"
+        if self.is_loading:
+            detail += " while it imported what the services need"
         return BootFailure(detail=detail, output=bytes(self._held), exit=self._end)
 
 

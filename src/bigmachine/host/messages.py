@@ -414,6 +414,30 @@ class ForkFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Preload:
+    """The template is to import these modules, which its machines will need.
+
+    Attributes:
+        modules: Their names.
+        sys_path: What its ``sys.path`` is to begin with.
+    """
+
+    modules: tuple[str, ...]
+    sys_path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preloaded:
+    """It has done so, as far as it could.
+
+    Attributes:
+        reason: Why it must not be forked any more, or "": it may.
+    """
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retire:
     """No more machines are wanted of this template."""
 

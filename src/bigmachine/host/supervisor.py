@@ -187,6 +187,11 @@ class Supervisor:
         from bigmachine.host.parcel import write_parcel
 
         template = spec.template(os.environ)
+        modules: frozenset[str] = frozenset()
+        if spec.program.is_bare:
+            from bigmachine.host.preload import modules_of_services
+
+            modules = modules_of_services(spec.services)
         parcel = write_parcel(spec.services)
         try:
             for each in spec.machines:
@@ -200,7 +205,7 @@ class Supervisor:
                 )
                 fds = (*machine.open(), os.dup(parcel))
                 if self._stopping is None:
-                    self._launcher.launch(template, (start, fds))
+                    self._launcher.launch(template, (start, fds), modules=modules)
                 else:
                     self._refuse(machine, fds)
         finally:

@@ -29,7 +29,15 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from bigmachine import osdep
 from bigmachine.host import processes, replay, role
 from bigmachine.host.link import Link
-from bigmachine.host.messages import Forked, ForkFailed, MachineStart, Reached, Retire
+from bigmachine.host.messages import (
+    Forked,
+    ForkFailed,
+    MachineStart,
+    Preload,
+    Preloaded,
+    Reached,
+    Retire,
+)
 
 if TYPE_CHECKING:
     from bigmachine.host.messages import TemplateStart
@@ -94,6 +102,7 @@ class Template:
     def __init__(self, link: Link, start: TemplateStart) -> None:
         self.link = link
         self.start = start
+        self._forks = True
 
     def take_over(self) -> NoReturn:
         """Leave the program, here, and make machines until no more are wanted."""
@@ -111,16 +120,17 @@ class Template:
         from bigmachine.host import machine, surroundings
 
         reason = self._why_not_fork()
+        self._forks = not reason
         surroundings.prepare_template()
         context = machine.prepare(self.start)
         gc.freeze()
         self.link.send(Reached(stack_fd=surroundings.stack_fd, reason=reason))
-        if reason:
-            request, fds = self._next()
-            self.link.close()
-            machine.run(request, fds, context)
         while True:
             batch = [self._next()]
+            if not self._forks:
+                ((request, fds),) = batch
+                self.link.close()
+                machine.run(request, fds, context)
             while len(batch) < BATCH and self.link.waiting():
                 batch.append(self._next())
             self._make(batch, context)
@@ -140,14 +150,29 @@ class Template:
 
     def _next(self) -> Request:
         """Wait for a request; end this process when no more are wanted."""
-        try:
-            message, fds = self.link.next()
-        except EOFError:
-            message, fds = Retire(), ()
-        if isinstance(message, MachineStart):
-            return message, fds
+        while True:
+            try:
+                message, fds = self.link.next()
+            except EOFError:
+                message, fds = Retire(), ()
+            if isinstance(message, MachineStart):
+                return message, fds
+            if not isinstance(message, Preload):
+                break
+            self._preload(message)
         _remove_temporary_directories()
         os._exit(0)
+
+    def _preload(self, wanted: Preload) -> None:
+        """Import what the services need, so that each machine finds it here."""
+        from bigmachine.host.preload import import_all
+
+        sys.path[:] = dict.fromkeys([*wanted.sys_path, *sys.path])
+        import_all(wanted.modules)
+        gc.freeze()
+        reason = self._why_not_fork()  # a module may have started threads
+        self._forks = not reason
+        self.link.send(Preloaded(reason=reason))
 
     def _make(self, batch: list[Request], context: Any) -> None:
         template_pid = os.getpid()

@@ -7,12 +7,14 @@ import os
 import sys
 import textwrap
 import time
+import types
 import zipapp
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hosting import Hosting, hosting, script
+from hosting import BARE, Hosting, hosting, script
 from services_for_tests import Probe
 
 from bigmachine.death import DeathKind
@@ -432,3 +434,44 @@ def test_a_child_of_the_program_before_start_is_not_the_machines(tmp_path: Path)
         assert await evaluate(host, second, source) == (3, [])
 
     run(program, test)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
+    """A service whose module is imported on machines, and never here."""
+    module = types.ModuleType(name)
+    service = type("Service", (), {"__module__": name})
+    module.Service = service  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, module)
+    return service()
+
+
+def test_what_services_need_is_imported_once_for_all_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "heavy.py").write_text(
+        "import os\nIMPORTED_BY = os.getpid()\n"
+        "class Service:\n    def imported_by(self): return IMPORTED_BY, os.getpid()\n"
+    )
+    (tmp_path / "threaded.py").write_text(
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+        "class Service:\n    def one(self): return 1\n"
+    )
+    source = "import heavy, os; result = heavy.IMPORTED_BY, os.getpid()"
+
+    async def test(host: Hosting) -> None:
+        heavy, threaded = (stand_in(monkeypatch, name) for name in ("heavy", "threaded"))
+        path = tuple(sys.path)
+        machines = await host.launch(2, {"Probe": Probe(), "S": heavy}, BARE, sys_path=path)
+        await host.wait_ready(*machines)
+        found = [await evaluate(host, machine, source) for machine in machines]
+        importers = {importer for importer, _ in found}  # type: ignore[misc]
+        assert len(importers) == 1
+        assert importers.isdisjoint(own for _, own in found)  # type: ignore[misc]
+        # A module that starts threads makes forking unsafe from then on.
+        machines = await host.launch(3, {"S": threaded}, BARE, sys_path=path)
+        await host.wait_ready(*machines)
+        assert [await host.call(machine, "S.one") for machine in machines] == [1, 1, 1]
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run(BARE, test)
