@@ -24,7 +24,6 @@ from typing import Any, Final
 
 from bigmachine import deadlines
 from bigmachine.errors import (
-    BigmachineError,
     CallTimeoutError,
     PayloadError,
     RemoteProtocolError,
@@ -151,6 +150,8 @@ class Client:
                 channel.send(frame)
             else:
                 channel.send_in_burst(frame, loop)
+            if channel.closed:
+                self._check_sent(channel, number)
         return call
 
     def stream(
@@ -176,6 +177,20 @@ class Client:
         except RuntimeError:  # the loop is closed, and so are its connections
             return
 
+    def disown(self, error: BaseException) -> None:
+        """End every call with an error, here, in a process that was forked from the client's own.
+
+        The connection is that one's, so nothing is sent; locks may be held by threads that this
+        process does not have.
+        """
+        self._lock = allocate_lock()
+        self._failed = error
+        self._channel = None
+        for calls in (self._pending, *self._lost):
+            for call in calls.values():
+                call.disown(error)
+            calls.clear()
+
     def close(self) -> None:
         """Close the connection; pending and later calls fail."""
         self.fail(TransportError(f"the connection to {self.label} was closed", outcome="maybe_ran"))
@@ -192,6 +207,16 @@ class Client:
         if channel is not None:
             channel.abort((number, 0))
             channel.send(frames.frame(frames.CANCEL, number))
+
+    def call_back(self, action: Callable[[], object]) -> None:
+        """Call what a program wants called when a call has ended: on the client's loop."""
+        if _get_running_loop() is self._loop:
+            action()
+            return
+        try:
+            self._loop.call_soon_threadsafe(action)
+        except RuntimeError:  # it is closed: then here
+            action()
 
     # Reading where the answer is awaited (`rpc.watch`).
 
@@ -245,13 +270,18 @@ class Client:
         plain = not feeds and not flags
         if not self._register(number, call, _get_running_loop() if plain else None):
             return
-        if not plain:
+        if not plain:  # whoever waits for the items does not read
             self.read_in(None)
         if end is not None:
             call.timer = self._timers.at(end, lambda: self._expire(number))
         channel = self._channel
         if channel is None:
-            self._submit(lambda channel: self._send_call(channel, number, head, payload, flags))
+            def send(channel: Channel) -> None:
+                self._send_call(channel, number, head, payload, flags)
+                if self._pending.get(number) is not call:  # perhaps cancelled just before
+                    channel.send(frames.frame(frames.CANCEL, number))
+
+            self._submit(send)
         else:
             self._send_call(channel, number, head, payload, flags)
 
@@ -274,9 +304,6 @@ class Client:
             if unread:
                 reader.read_in(None)
         pending[number] = call
-        if isinstance(call, StreamCall) and channel is not None and channel.reader is not None:
-            if channel.reader.parked:  # whoever waits for its items does not read
-                channel.reader.read_in(None)
         failed = self._failed
         if failed is not None and pending.pop(number, None) is not None:
             call.end(failed)
@@ -309,6 +336,7 @@ class Client:
             start_feeds()
         else:
             channel.send_message(frames.CALL, (number, 0), head, payload, flags, start_feeds)
+        self._check_sent(channel, number)
 
     def _send(self, frame: bytes) -> None:
         channel = self._channel
@@ -357,14 +385,11 @@ class Client:
         if channel is not None:
             send(channel)
             return
-        try:
-            self._loop.call_soon_threadsafe(self._connect)
-        except RuntimeError:
-            self._end_all(
-                lambda pending: self._error(pending, "the cluster is shut down", sent=False)
-            )
+        self._soon(self._connect)
 
     def _connect(self) -> None:
+        if self._failed is not None:  # it was closed before this began
+            return
         self._connecting = self._loop.create_task(self._open(), name=f"connect {self.label}")
 
     async def _open(self) -> None:
@@ -372,7 +397,7 @@ class Client:
         try:
             sock = await self._connector()
             tls = await self._secure(sock)
-        except (OSError, BigmachineError) as error:
+        except Exception as error:  # whatever the connector or the verifier raises: all are told
             if sock is not None:
                 sock.close()
             reason = f"no connection to {self.label}: {error or type(error).__name__}"
@@ -406,8 +431,7 @@ class Client:
         with self._lock:
             self._backlog.clear()
             self._opening = False
-            lost, self._pending = self._pending, {}
-        self._judge(lost, reason, cause, sent=False)
+        self._judge(self._take_pending(), reason, cause, sent=False)
 
     def _disconnect(self) -> None:
         if self._connecting is not None:
@@ -438,9 +462,33 @@ class Client:
         """Fail what is pending: the connection is gone."""
         with self._lock:
             self._channel = None
-            lost, self._pending = self._pending, {}
         how = f"broke: {error}" if error else "was closed"
-        self._judge(lost, f"the connection to {self.label} {how}", error, sent=True)
+        reason = f"the connection to {self.label} {how}"
+        self._judge(self._take_pending(), reason, error, sent=True)
+
+    def _take_pending(self) -> _Calls:
+        """Take the pending calls out: the one dictionary stays, for threads that hold it."""
+        taken: _Calls = {}
+        while self._pending:
+            number, call = self._pending.popitem()
+            taken[number] = call
+        return taken
+
+    def _check_sent(self, channel: Channel, number: int) -> None:
+        """Fail a call that was given to a connection just after it had closed."""
+        if channel.closed:
+            call = self._pending.pop(number, None)
+            if call is not None:
+                reason = f"the connection to {self.label} was closed"
+                self._soon(lambda: self._judge({number: call}, reason, None, sent=True))
+
+    def _soon(self, action: Callable[[], object]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(action)
+        except RuntimeError:  # the loop is closed
+            self._end_all(
+                lambda pending: self._error(pending, "the cluster is shut down", sent=False)
+            )
 
     def _judge(self, lost: _Calls, reason: str, cause: BaseException | None, *, sent: bool) -> None:
         """End calls whose connection is gone, once it is known what became of the peer."""
@@ -484,15 +532,17 @@ class Client:
         """Resolve what the peer has answered, and wake each waiting loop once."""
         wakes = Wakes()
         pending = self._pending
-        for event in events:
-            kind, _, _, number, body, parts = event
-            if kind == frames.REPLY:
-                call = pending.pop(number, None)
-                if call is not None:
-                    call.answer(body if parts is None else Decode(parts[0], parts[1:]), wakes)
-            else:
-                self._on_other(event, wakes)
-        wakes.send()
+        try:
+            for event in events:
+                kind, _, _, number, body, parts = event
+                if kind == frames.REPLY:
+                    call = pending.pop(number, None)
+                    if call is not None:
+                        call.answer(body if parts is None else Decode(parts[0], parts[1:]), wakes)
+                else:
+                    self._on_other(event, wakes)
+        finally:  # what was answered before the peer broke the protocol stays answered
+            wakes.send()
 
     def _on_other(self, event: Event, wakes: Wakes) -> None:
         kind, _, sub, number, body, parts = event
