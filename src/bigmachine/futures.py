@@ -58,6 +58,15 @@ def check_may_block() -> None:
         )
 
 
+class _Callback:
+    """What a program wants called at the end of a future."""
+
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[[cf.Future[Any]], object]) -> None:
+        self.fn = fn
+
+
 class Wakes:
     """The loops to be woken after a batch of answers: each once, however many it brings."""
 
@@ -191,7 +200,10 @@ class Future(cf.Future[T]):
                     raise
         if self._state is CANCELLED_AND_NOTIFIED:
             raise _asyncio().CancelledError
-        return self.result()
+        try:
+            return self.result()
+        finally:
+            self = None  # type: ignore[assignment]  # breaks the cycle with the traceback
 
     def done(self) -> bool:
         """Return whether it has ended, in whatever way."""
@@ -220,7 +232,7 @@ class Future(cf.Future[T]):
         has ended already.
         """  # noqa: D205
         self._waited_for_in(None)
-        if not self._hook(fn):
+        if not self._hook(_Callback(fn)):
             self._call(fn)
 
     # What those who bring the result use.
@@ -314,7 +326,7 @@ class Future(cf.Future[T]):
     def _tell(self, watcher: Any) -> None:
         if self._state is CANCELLED_AND_NOTIFIED:
             watcher.add_cancelled(self)
-        elif self._undecoded is None and self._exception is not None:
+        elif self._exception is not None or getattr(self._undecoded, "is_error", False):
             watcher.add_exception(self)
         else:
             watcher.add_result(self)
@@ -329,13 +341,19 @@ class Future(cf.Future[T]):
                     one.send()
                 else:
                     wakes.add(loop, waiter)
+            elif type(hook) is _Callback:
+                self._call_back(hook.fn)
             else:
-                self._call(hook)
+                hook(self)
+
+    def _call_back(self, fn: Callable[[cf.Future[T]], object]) -> None:
+        """Call what a program wants called."""
+        self._call(fn)
 
     def _call(self, fn: Callable[[cf.Future[T]], object]) -> None:
         try:
             fn(self)
-        except Exception:  # a user's callback must not end the runtime
+        except (Exception, SystemExit):  # a user's callback must not end the runtime
             logger.exception("a done-callback of %r raised", self)
 
     def _hook(self, hook: Any) -> bool:

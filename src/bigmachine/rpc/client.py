@@ -218,6 +218,16 @@ class Client:
         except RuntimeError:  # it is closed: then here
             action()
 
+    def call_back(self, action: Callable[[], object]) -> None:
+        """Call what a program wants called when a call has ended: on the client's loop."""
+        if _get_running_loop() is self._loop:
+            action()
+            return
+        try:
+            self._loop.call_soon_threadsafe(action)
+        except RuntimeError:  # it is closed: then here
+            action()
+
     # Reading where the answer is awaited (`rpc.watch`).
 
     def read_until(self, future: Future[Any], timeout: float | None) -> None:

@@ -23,6 +23,9 @@ from bigmachine.wire import frames, landing
 OUT_OF_BAND_BYTES: Final = 64 * 1024
 """A buffer from this size on is not copied into the pickle."""
 
+_MAX_BUFFERS: Final = frames.MAX_PARTS - 1
+"""A message has no more parts than these and the pickle: further buffers are copied into it."""
+
 Buffer = bytes | bytearray | memoryview
 
 _by_value: tuple[bytes, ...] = ()  # the names of modules that the other side lacks
@@ -118,7 +121,7 @@ def encode(value: Any, what: str = "value") -> Payload:
             view = buffer.raw()
         except BufferError:  # not contiguous: pickle copies it
             return True
-        if view.nbytes < OUT_OF_BAND_BYTES:
+        if view.nbytes < OUT_OF_BAND_BYTES or len(buffers) >= _MAX_BUFFERS:
             return True
         buffers.append((view, _kind_of(buffer)))
         return False
@@ -183,8 +186,9 @@ def _kind_of(buffer: pickle.PickleBuffer) -> int:
 def _payload_error(value: Any, what: str, error: Exception) -> PayloadError:
     from bigmachine.rpc.diagnose import find_unpicklable
 
-    path, reason = find_unpicklable(value)
-    path = path.replace("value", what, 1) if path.startswith("value") else path
+    path, reason = find_unpicklable(value, root=what)
+    if what == "argument":  # these are encoded as one value: (args, kwargs)
+        path = path.replace("argument[0]", "args", 1).replace("argument[1]", "kwargs", 1)
     where = f"{path}: {reason}" if path else f"{type(error).__name__}: {error}"
     return PayloadError(
         f"the {what} cannot be sent: {where}; leave it out (__getstate__) or make it on the "

@@ -153,7 +153,7 @@ class Feed:
             close = getattr(source, "close", None)
             if close is not None:
                 close()
-        except Exception as error:  # the user's iterator raised: its method is to know
+        except BaseException as error:  # the user's iterator raised: its method is to know
             self._end(channel, call, error)
 
     async def _pump_async(self, channel: Channel, call: int) -> None:
@@ -167,10 +167,13 @@ class Feed:
             close = getattr(source, "aclose", None)
             if close is not None:
                 await close()
-        except Exception as error:  # as above
+        except asyncio.CancelledError as error:  # the caller's loop ends: nothing more will come
+            self._end(channel, call, error)
+            raise
+        except BaseException as error:  # as above
             self._end(channel, call, error)
 
-    def _end(self, channel: Channel, call: int, error: Exception | None) -> None:
+    def _end(self, channel: Channel, call: int, error: BaseException | None) -> None:
         key = (call, self.sub)
         if error is None:
             channel.send((frames.frame(frames.END, *key), key))

@@ -7,6 +7,7 @@ the inlet that the caller reads. Both end once: with the answer, with an error, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bigmachine.futures import Future, Wakes
@@ -15,6 +16,7 @@ from bigmachine.rpc.exceptions import decode_exception
 
 if TYPE_CHECKING:
     import asyncio
+    import concurrent.futures as cf
 
     from bigmachine.rpc.feeds import Feed
     from bigmachine.rpc.streams import Inlet
@@ -32,6 +34,9 @@ class Source(Protocol):
 
     def read_until(self, future: Future[Any], timeout: float | None) -> None:
         """Help on this thread until a future is done, or ``timeout`` seconds are over."""
+
+    def call_back(self, action: Callable[[], object]) -> None:
+        """Call what a program wants called when a call has ended."""
 
     def read_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Help in a running loop; None: somebody waits who cannot help."""
@@ -74,6 +79,10 @@ class Call(Future[Any]):
 
     def _seek_help(self, timeout: float | None) -> None:
         self._source.read_until(self, timeout)
+
+    def _call_back(self, fn: Callable[[cf.Future[Any]], object]) -> None:
+        # On the client's loop, whoever reads: in a thread that reads it could wait for itself.
+        self._source.call_back(partial(self._call, fn))
 
     def _waited_for_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self._source.read_in(loop)
@@ -122,6 +131,7 @@ class Decode:
 class DecodeError:
     """Raises what a method raised."""
 
+    is_error = True
     __slots__ = ("_body", "_machine", "_method")
 
     def __init__(self, body: bytes, machine: str, method: str) -> None:

@@ -8,13 +8,15 @@ connection is gone; `Run` is the scope that `bigmachine.cancelled` asks.
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from functools import partial
 from pickle import dumps
 from time import monotonic
+from types import AsyncGeneratorType, CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine import calls, deadlines
-from bigmachine.errors import PayloadError, RemoteProtocolError, UsageError
+from bigmachine.errors import CallTimeoutError, PayloadError, RemoteProtocolError, UsageError
 from bigmachine.rpc import codec, feeds
 from bigmachine.rpc.exceptions import decode_exception, encode_exception
 from bigmachine.rpc.methods import Kind, Method
@@ -37,6 +39,7 @@ class Run:
     """One call in progress."""
 
     cancelled = False
+    _expired = False
     buffers: Any = ()
     task: asyncio.Task[None] | None = None
     outlet: Outlet | None = None
@@ -60,7 +63,11 @@ class Run:
     def limit(self, seconds: float) -> None:
         """Cancel the call when it has taken so long."""
         self._deadline = monotonic() + seconds
-        self._timer = self._session.server.timers.at(self._deadline, self.cancel)
+        self._timer = self._session.server.timers.at(self._deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._expired = True
+        self.cancel()
 
     def cancel(self) -> None:
         """Tell the method that nobody waits any more."""
@@ -69,10 +76,16 @@ class Run:
         self.cancelled = True
         if self.task is not None:
             self.task.cancel()
+            self._session.server.loop.call_soon(self._settle)
         if self.outlet is not None:
             self.outlet.close()
         for inlet in list((self._inlets or {}).values()):
             inlet.end(ConnectionAbortedError("the call was cancelled"))
+
+    def _settle(self) -> None:
+        """Answer for a task that was cancelled before its first step."""
+        if self.task is not None and self.task.cancelled():
+            self._end_stream()
 
     def feed(self, event: Event) -> None:
         """Put what arrived for a streamed argument where the method reads it."""
@@ -106,15 +119,19 @@ class Run:
                     leave=lambda: channel.send(frames.frame(frames.CANCEL, number, sub)),
                 ),
             )
+            if self.cancelled:
+                inlet.end(ConnectionAbortedError("the call was cancelled"))
         return inlet
 
     # Running, each in a context of its own.
 
-    async def run_async(self) -> None:
-        """Run an ``async`` method."""
+    async def run_async(self, coroutine: Any = None) -> None:
+        """Run an ``async`` method, or its coroutine if that is made."""
         try:
-            args, kwargs = self._begin()
-            result = await self.method.function(*args, **kwargs)
+            if coroutine is None:
+                args, kwargs = self._begin()
+                coroutine = self.method.function(*args, **kwargs)
+            result = await coroutine
             if self._flags & frames.FLAG_STREAM or hasattr(type(result), "__next__"):
                 server = self._session.server
                 context = server.context.copy()
@@ -134,13 +151,13 @@ class Run:
         except BaseException as error:
             self._raised(error)
 
-    async def run_async_generator(self) -> None:
-        """Run an ``async`` generator method, and stream its items."""
-        generator: Any = None
+    async def run_async_generator(self, generator: Any = None) -> None:
+        """Run an ``async`` generator method, or one that is made, and stream its items."""
         try:
             outlet = self._open_outlet()
-            args, kwargs = self._begin()
-            generator = self.method.function(*args, **kwargs)
+            if generator is None:
+                args, kwargs = self._begin()
+                generator = self.method.function(*args, **kwargs)
             async for item in generator:
                 await outlet.put_async(item)
             self._end_stream()
@@ -170,7 +187,9 @@ class Run:
                     frame = _pack(len(body), frames.REPLY, 0, 0, self.number) + body
                     self._session.channel.send(frame)
                     return
-            if stream:
+            if type(result) in (CoroutineType, AsyncGeneratorType):
+                self._go_on_later(result)
+            elif stream:
                 self._stream_in_thread(result)
             elif hasattr(type(result), "__next__") or feeds.is_binary_file(result):
                 raise _is_a_stream(self.method.name)
@@ -178,6 +197,20 @@ class Run:
                 self._reply(result)
         except BaseException as error:
             self._raised(error)
+
+    def _go_on_later(self, result: Any) -> None:
+        """Run on the loop what a plain method made: it decorates an ``async`` one."""
+        loop = self._session.server.loop
+        run = self.run_async if type(result) is CoroutineType else self.run_async_generator
+        context = copy_context()
+
+        def start() -> None:
+            self.task = asyncio.Task(run(result), loop=loop, context=context)
+            if self.cancelled:
+                self.task.cancel()
+                loop.call_soon(self._settle)
+
+        loop.call_soon_threadsafe(start)
 
     def _begin(self) -> tuple[Any, Any]:
         """Set the scene for the method, and return its arguments."""
@@ -246,6 +279,11 @@ class Run:
             self._fail(error)
 
     def _end_stream(self) -> None:
+        if self._expired:
+            name = self.method.name
+            error = CallTimeoutError(f"{name} was not done within its time", method=name)
+            self._fail(error, by_application=False)
+            return
         self._end()
         key = (self.number, 0)
         self._session.channel.send((frames.frame(frames.END, *key), key))

@@ -211,8 +211,8 @@ class Session:
             raise RemoteProtocolError(f"call {number} cannot begin: it runs, or too many do")
         try:
             method = server.find(name)
-        except BigmachineError as error:
-            payload = error_payload(error, by_application=False)
+        except Exception as error:  # a service's own __getattr__ or property may raise anything
+            payload = error_payload(error, by_application=not isinstance(error, BigmachineError))
             self.channel.send_message(frames.ERROR, (number, 0), b"", payload)
             return
         run = Run(self, number, method, flags)

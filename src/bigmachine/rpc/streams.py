@@ -279,6 +279,7 @@ class Outlet:
         self._lock = allocate_lock()
         self._items = 0
         self._bytes = 0
+        self._last_bytes = 0
         self._closed = False
         self._room: Future[None] | None = None
 
@@ -309,7 +310,7 @@ class Outlet:
         return self._closed
 
     def room(self) -> Future[None] | None:
-        """Return None when an item may leave now, else what to wait for before asking again.
+        """Return None when another item may be made, else what to wait for before asking again.
 
         Raises:
             StreamClosedError: The consumer has left.
@@ -317,34 +318,38 @@ class Outlet:
         with self._lock:
             if self._closed:
                 raise StreamClosedError
-            if self._items < frames.WINDOW_ITEMS and self._bytes < frames.WINDOW_BYTES:
+            # The next item will be about as large as the last one. A consumer that has caught up
+            # may keep up to `_GRANT_BYTES` of credit to itself, so no more than the rest is asked.
+            ahead = self._bytes + min(self._last_bytes, _GRANT_BYTES)
+            if self._items < frames.WINDOW_ITEMS and ahead <= frames.WINDOW_BYTES:
                 return None
             if self._room is None:
                 self._room = Future()
             return self._room
 
     def put(self, value: Any) -> None:
-        """Encode an item and send it; blocks while the consumer is too far behind.
+        """Encode an item and send it; returns when there is room for another one.
 
         Raises:
             PayloadError: It cannot be encoded.
             StreamClosedError: The consumer has left.
         """
-        payload = codec.encode(codec.bulk(value), "item")
+        self._send(codec.encode(codec.bulk(value), "item"))
         while (room := self.room()) is not None:
             room.result()
-        self._send(payload)
 
     async def put_async(self, value: Any) -> None:
         """Do as `put` does, for a task."""
-        payload = codec.encode(codec.bulk(value), "item")
+        self._send(codec.encode(codec.bulk(value), "item"))
         while (room := self.room()) is not None:
             await room
-        self._send(payload)
 
     def _send(self, payload: codec.Payload) -> None:
         size = payload.size_bytes
         with self._lock:
+            if self._closed:
+                raise StreamClosedError
             self._items += 1
             self._bytes += size
+            self._last_bytes = size
         self._channel.send_message(frames.ITEM, self._key, b"", payload)

@@ -100,6 +100,7 @@ class Channel:
         self.reader: watch.Reader | None = None
         self._ended: BaseException | None = None
         self._waiting_to_write = False
+        self._dropped = False
         self._burst = 0  # 1: a frame was sent since the last read; 2: more wait for their turn
         self._guarded = False
         self._guarded_bursts = 0
@@ -140,8 +141,10 @@ class Channel:
         try:
             if self._unsent or self._waiting_to_write or self._sender.waiting or self._inbox:
                 return False
-            data = frame if self._tls is None else self._tls.encrypt((frame,))
+            data: bytes | bytearray = frame
             try:
+                if self._tls is not None:
+                    data = self._tls.encrypt((frame,))
                 sent = self._sock.send(data)
             except (BlockingIOError, InterruptedError):
                 sent = 0
@@ -260,13 +263,13 @@ class Channel:
         """Write up to a limit; return whether more is left for the loop. The lock is held."""
         written = 0
         while written < _WRITE_BYTES:
-            if not self._unsent:
-                self._accept()
-                batch = self._sender.take()
-                if not batch:
-                    return False
-                self._unsent = batch if self._tls is None else [self._tls.encrypt(batch)]
             try:
+                if not self._unsent:
+                    self._accept()
+                    batch = self._sender.take()
+                    if not batch:
+                        return False
+                    self._unsent = batch if self._tls is None else [self._tls.encrypt(batch)]
                 sent = self._write_once()
             except (BlockingIOError, InterruptedError):
                 return True
@@ -307,7 +310,7 @@ class Channel:
         with self._lock:
             more = self._write()
             if not more:
-                self._waiting_to_write = False
+                self._waiting_to_write = self._dropped
                 if not self.closed:
                     self._loop.remove_writer(self._sock.fileno())
         if not more:
@@ -371,6 +374,7 @@ class Channel:
             if not count:
                 raise EOFError("the other side closed the connection")
             full = count == len(buffer)
+            del buffer  # who holds a view of a bytearray keeps its new owner from resizing it
             self._deliver(receiver.received(count))
             if self.closed or not full:
                 return
@@ -432,7 +436,7 @@ class Channel:
             self._loop.call_soon_threadsafe(self.close, error)
 
     def _drop_all(self) -> None:
-        self._waiting_to_write = True  # nobody writes any more
+        self._waiting_to_write = self._dropped = True  # nobody writes any more
         self._inbox.clear()
         self._unsent = []
         self._sender.clear()

@@ -10,11 +10,14 @@ So 1,000 calls that sleep all sleep together within some milliseconds, whatever 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
+
+logger = logging.getLogger(__name__)
 
 LIMIT: Final = 1024
 """How many plain methods run at once at most."""
@@ -84,7 +87,7 @@ class Workers:
                 return False
             self._sleeping -= 1
             self._waking += 1
-        self._ready.release()
+            self._ready.release()  # before a thread whose sleep is over looks for it
         return True
 
     def _grow(self, count: int) -> None:
@@ -94,7 +97,13 @@ class Workers:
             serial = self._threads
         for index in range(count):
             name = f"{self._name}-{serial - index}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+            except RuntimeError as error:  # the system has no more: those there are go on
+                logger.warning("no more threads for calls than %d: %s", serial - count, error)
+                with self._lock:
+                    self._threads -= count - index
+                return
 
     def _look(self) -> None:
         self._seen = (self._begun, time.monotonic(), time.process_time())
@@ -123,7 +132,10 @@ class Workers:
                     return
                 continue
             self._begun += 1
-            job()
+            try:
+                job()
+            except BaseException:
+                logger.exception("a job of %r raised", self)
             del job
 
     def _sleep(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -38,6 +39,7 @@ def nothing_is_left() -> Iterator[None]:
         open_ones = {fd: to for fd, to in _descriptors().items() if fd not in descriptors}
         if not left and not open_ones:
             return
+        gc.collect()  # a loop's own descriptors go with the loop
         assert time.monotonic() < end, f"left behind: threads {left}, descriptors {open_ones}"
         for thread in threading.enumerate():
             if thread not in threads:
