@@ -34,7 +34,13 @@ Services = Mapping[str, object]
 LEAVE_SECONDS: Final = 6.0
 """How long leaving a cluster may take: the shutdown is bounded by 5 s itself."""
 
+_FORKED: Final = (
+    "this process was forked from the one that has the cluster, and cannot use it; let the parent "
+    "do that, or start a cluster here"
+)
+
 _clusters: set[Cluster] = set()  # those that are open
+_disowned: list[Cluster] = []  # their remains must not be collected: they share what the parent has
 
 
 def start(
@@ -84,6 +90,8 @@ def is_driver() -> bool:
     from bigmachine import calls
     from bigmachine.host import role
 
+    if role.current is role.Role.MACHINE:
+        return role.is_inherited()  # what a machine has forked may start a cluster
     return role.current is role.Role.DRIVER and calls.home.get() is None
 
 
@@ -273,18 +281,14 @@ class Cluster:
 
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
-            raise UsageError(
-                "this process was forked from the driver: the cluster is the driver's alone; "
-                "use it there, or start one of your own"
-            )
+            raise UsageError(_FORKED)
         if self._shutdown is not None:
             raise UsageError(f"cluster {self._name} was shut down; start another one")
 
     def _disown(self) -> None:
-        """Make the cluster unusable in a process that was forked from the driver."""
-        self._behind.fail(
-            UsageError("this process was forked from the driver, whose cluster it cannot use")
-        )
+        """Make the cluster unusable in a process that was forked from its own."""
+        self._shutdown_lock = threading.RLock()  # another thread of the parent's may have held it
+        self._behind.disown(UsageError(_FORKED))
 
 
 # On machines.
@@ -301,6 +305,7 @@ def enter_machine(identity: MachineIdentity, loop: Any) -> Cluster:
 
     current = machine_view(identity, loop)
     calls.set_process_home(current)
+    os.register_at_fork(after_in_child=current.cluster._disown)
     return current.cluster
 
 
@@ -428,3 +433,5 @@ def _leave_all() -> None:
 def _disown_all() -> None:
     for cluster in list(_clusters):
         cluster._disown()
+        _disowned.append(cluster)
+    _clusters.clear()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import logging
+import os
 import threading
 import time
 from _thread import allocate_lock, get_ident
@@ -32,6 +33,7 @@ T_co = TypeVar("T_co", covariant=True)
 logger = logging.getLogger(__name__)
 
 _lock = allocate_lock()  # guards every future's state: held for a few instructions only
+os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 _loop_threads: set[int] = set()
 
 
@@ -276,6 +278,11 @@ class Future(cf.Future[T]):
     def set_running_or_notify_cancel(self) -> bool:
         """Return whether it is still wanted."""
         return self._state is PENDING
+
+    def disown(self, exception: BaseException) -> None:
+        """End with an exception in a forked child: nobody who is told of it has come along."""
+        self._hooks = self._watched = None
+        self._finish(FINISHED, None, exception)
 
     # The machinery.
 

@@ -22,6 +22,7 @@ from bigmachine.driver.handle import DialledHandle, Handle, OwnedHandle
 from bigmachine.driver.lifecycle import Happening, State
 from bigmachine.driver.output import Output
 from bigmachine.driver.runtime import Runtime
+from bigmachine.errors import UsageError
 from bigmachine.futures import Future
 from bigmachine.host.messages import HostConfig, LaunchSpec, MachineSpec, Program, TemplateSpec
 from bigmachine.rpc import codec
@@ -201,10 +202,13 @@ class Behind:
         for supervisor in list(self._supervisors.values()):
             supervisor.close()
 
-    def fail(self, error: BaseException) -> None:
-        """Make every machine raise an error: this process cannot use them."""
-        for machine in self._kept:
-            machine._handle.client.fail(error)
+    def disown(self, error: UsageError) -> None:
+        """Make everything raise an error: this process was forked from the cluster's own."""
+        self.runtime.disown(error)
+        for handle in {*(each._handle for each in self._kept), *self._handles.values()}:
+            handle.disown(error)
+        for supervisor in list(self._supervisors.values()):
+            supervisor.disown(error)
 
 
 class _Driver:

@@ -22,6 +22,7 @@ from bigmachine.errors import (
     DeathKind,
     MachineStoppedError,
     TransportError,
+    UsageError,
 )
 from bigmachine.futures import Future
 from bigmachine.rpc.client import Client
@@ -58,6 +59,7 @@ class Handle(ABC):
         self.keepalive_reply_times: tuple[float, ...] = ()
         self.next_keepalive: float | None = None
         self._life = Lifecycle()
+        self._disowned: UsageError | None = None
         self._lock = allocate_lock()
         self._waiting: list[tuple[State, Future[State]]] = []
         self.on_change: Callable[[Handle], None] | None = None
@@ -80,6 +82,8 @@ class Handle(ABC):
 
     def wait(self, state: State) -> Future[State]:
         """Return a future of the state once it is this or a later one."""
+        if self._disowned is not None:
+            return _failed(self._disowned)
         future: Future[State] = Future()
         with self._lock:
             if self._life.state < state:
@@ -126,6 +130,15 @@ class Handle(ABC):
         if self.on_change is not None:
             self.on_change(self)
 
+    def disown(self, error: UsageError) -> None:
+        """Refuse everything, in a process that was forked from the handle's own."""
+        self._disowned = error
+        self._lock = allocate_lock()
+        for _, future in self._waiting:
+            future.disown(error)
+        self._waiting.clear()
+        self.client.disown(error)
+
     # Whom to ask.
 
     def ask(self, method: str, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -163,6 +176,8 @@ class Handle(ABC):
 
     def cancel(self) -> None:
         """Give the machine up."""
+        if self._disowned is not None:
+            raise UsageError(str(self._disowned))
         with contextlib.suppress(RuntimeError):  # the loop has ended, and the machine with it
             self.runtime.loop.call_soon_threadsafe(self._give_up)
 
@@ -216,6 +231,12 @@ class OwnedHandle(Handle):
         self.pid = 0
         self.control: Client | None = None
         super().__init__(runtime, dialer, label=f"m{index}")
+
+    def disown(self, error: UsageError) -> None:
+        """As of every machine, and its supervisor."""
+        super().disown(error)
+        if self.control is not None:
+            self.control.disown(error)
 
     def ready(self, addr: str, hostname: str, maxprocs: int) -> None:
         """It serves calls."""
@@ -304,6 +325,11 @@ class DialledHandle(Handle):
         """As of every machine; begins to ask."""
         self._watch()
         return super().wait(state)
+
+    def disown(self, error: UsageError) -> None:
+        """As of every machine; nobody asks any more."""
+        self._watched = True
+        super().disown(error)
 
     def _watch(self) -> None:
         if self._watched or self._life.state is State.STOPPED:

@@ -35,6 +35,7 @@ class Runtime:
         self._thread = thread
         self._tasks: set[asyncio.Task[Any]] = set()
         self._spawned: set[Future[Any]] = set()
+        self._disowned: UsageError | None = None
         self._stopping = False
 
     def __repr__(self) -> str:
@@ -66,8 +67,12 @@ class Runtime:
         """Run a coroutine on the loop, from any thread; cancelling the future cancels it.
 
         Raises:
-            UsageError: The loop has stopped: the cluster was shut down.
+            UsageError: The loop has stopped: the cluster was shut down. Or this process was forked
+                from the loop's own.
         """
+        if self._disowned is not None:
+            coroutine.close()
+            raise UsageError(str(self._disowned))
         future: Future[T] = Future()
         task: asyncio.Task[T] | None = None
         self._spawned.add(future)
@@ -106,6 +111,13 @@ class Runtime:
         """End what was asked for when the loop was about to close."""
         for future in list(self._spawned):
             future.resolve(None, UsageError("the cluster was shut down meanwhile"))
+
+    def disown(self, error: UsageError) -> None:
+        """Refuse everything, in a process that was forked from the loop's own."""
+        self._disowned = error
+        for future in list(self._spawned):
+            future.disown(error)
+        self._spawned.clear()
 
     def start_task(
         self, coroutine: Coroutine[Any, Any, T], name: str, *, context: Context | None = None

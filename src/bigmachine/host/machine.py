@@ -85,7 +85,11 @@ def run(
     try:
         stdout, stderr, link_fd, services_fd = fds
         surroundings.settle(
-            streams=(stdout, stderr), tag=start.tag, cwd=start.cwd, sys_path=start.sys_path
+            streams=(stdout, stderr),
+            tag=start.tag,
+            cwd=start.cwd,
+            sys_path=start.sys_path,
+            forked=intermediate != 0,
         )
         if intermediate:
             processes.wait_for_reparenting(intermediate, start.supervisor_pid)

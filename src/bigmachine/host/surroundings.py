@@ -52,7 +52,9 @@ def prepare_template() -> None:
     flush_streams()
 
 
-def settle(*, streams: Sequence[int], tag: int, cwd: str, sys_path: Sequence[str]) -> None:
+def settle(
+    *, streams: Sequence[int], tag: int, cwd: str, sys_path: Sequence[str], forked: bool
+) -> None:
     """Become a process of one's own.
 
     Args:
@@ -60,6 +62,7 @@ def settle(*, streams: Sequence[int], tag: int, cwd: str, sys_path: Sequence[str
         tag: Marks this process and its descendants (`host.processes`).
         cwd: Where to work; "" stays.
         sys_path: What ``sys.path`` is to begin with.
+        forked: Whether the template goes on beside this process, which is then a copy.
     """
     _redirect(streams)
     with contextlib.suppress(PermissionError):  # it leads a session already
@@ -68,7 +71,7 @@ def settle(*, streams: Sequence[int], tag: int, cwd: str, sys_path: Sequence[str
     osdep.raise_oom_score()
     _reset_signals()
     _own_stack_file()
-    drop_inherited_handlers()
+    drop_inherited_handlers(forked=forked)
     reseed()
     detach_loop()
     if cwd:
@@ -78,22 +81,36 @@ def settle(*, streams: Sequence[int], tag: int, cwd: str, sys_path: Sequence[str
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
 
 
-def drop_inherited_handlers() -> None:
+def drop_inherited_handlers(*, forked: bool) -> None:
     """Forget exit handlers, finalizers and children of the template's program.
 
-    Temporary directories are removed by such finalizers, also when they are collected.
+    Temporary directories are removed by such finalizers, also when they are collected. They belong
+    to whoever goes on in the template's process: the template, or this machine if not ``forked``.
     """
     atexit._clear()
     finalize = getattr(sys.modules.get("weakref"), "finalize", None)
     if finalize is not None:
+        kept = {} if forked else dict(temporary_directories())
         finalize._registry.clear()
-        finalize._registered_with_atexit = False  # so that those of the machine are run at its end
+        finalize._registry.update(kept)
+        atexit.register(finalize._exitfunc)
+        finalize._registered_with_atexit = True
     multiprocessing = sys.modules.get("multiprocessing.util")
     if multiprocessing is not None:
         # As multiprocessing's own children do. The template's are not this process's to end.
         multiprocessing._finalizer_registry.clear()
         sys.modules["multiprocessing.process"]._children.clear()
         atexit.register(multiprocessing._exit_function)
+
+
+def temporary_directories() -> list[tuple[Any, Any]]:
+    """Return the entries of ``weakref.finalize`` that belong to a ``TemporaryDirectory``."""
+    finalize = getattr(sys.modules.get("weakref"), "finalize", None)
+    kind = getattr(sys.modules.get("tempfile"), "TemporaryDirectory", None)
+    if finalize is None or kind is None:
+        return []
+    entries = list(finalize._registry.items())
+    return [(each, info) for each, info in entries if isinstance(info.weakref(), kind)]
 
 
 def reseed() -> None:

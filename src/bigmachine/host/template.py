@@ -225,13 +225,9 @@ def _remove_temporary_directories() -> None:
     They are this process's own. Its exit handlers are not run: the driver has run the same ones, or
     will, and their effects are not to appear twice.
     """
-    finalize = getattr(sys.modules.get("weakref"), "finalize", None)
-    kind = getattr(sys.modules.get("tempfile"), "TemporaryDirectory", None)
-    if finalize is None or kind is None:
-        return
+    from bigmachine.host import surroundings
+
     signal.alarm(2)  # a limit, should the disk hang
-    for each in list(finalize._registry):
-        alive = each.peek()
-        if alive is not None and isinstance(alive[0], kind):
-            with contextlib.suppress(Exception):
-                each()
+    for finalizer, _ in surroundings.temporary_directories():
+        with contextlib.suppress(Exception):
+            finalizer()

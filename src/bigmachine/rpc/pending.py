@@ -107,6 +107,10 @@ class StreamCall:
         self._release()
         self.inlet.end(error, wakes)
 
+    def disown(self, error: BaseException) -> None:
+        """End with an error in a process that was forked from the caller's."""
+        self.inlet.disown(error)
+
     def _release(self) -> None:
         if self.timer is not None:
             self.timer.cancel()

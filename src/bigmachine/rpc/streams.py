@@ -97,6 +97,14 @@ class Inlet:
         if waiting is not None:
             waiting.resolve(wakes=wakes)
 
+    def disown(self, error: BaseException) -> None:
+        """End with an error, now, in a process that was forked from the stream's own."""
+        self._lock = allocate_lock()
+        self._items.clear()
+        self._ended, self._error, self._leave = True, error, None
+        if self._waiting is not None:
+            self._waiting.disown(error)
+
     def close(self) -> None:
         """Leave: what is in the queue is dropped and the producer told to stop."""
         with self._lock:
