@@ -218,16 +218,6 @@ class Client:
         except RuntimeError:  # it is closed: then here
             action()
 
-    def call_back(self, action: Callable[[], object]) -> None:
-        """Call what a program wants called when a call has ended: on the client's loop."""
-        if _get_running_loop() is self._loop:
-            action()
-            return
-        try:
-            self._loop.call_soon_threadsafe(action)
-        except RuntimeError:  # it is closed: then here
-            action()
-
     # Reading where the answer is awaited (`rpc.watch`).
 
     def read_until(self, future: Future[Any], timeout: float | None) -> None:
@@ -286,6 +276,7 @@ class Client:
             call.timer = self._timers.at(end, lambda: self._expire(number))
         channel = self._channel
         if channel is None:
+
             def send(channel: Channel) -> None:
                 self._send_call(channel, number, head, payload, flags)
                 if self._pending.get(number) is not call:  # perhaps cancelled just before
