@@ -11,22 +11,22 @@ Templates that are needed later are started by the same function.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
-import select
 import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from bigmachine.host import frames, marks
 from bigmachine.host.entry import template_command
 
 LINK_FD: Final = 3
 """The descriptor of its link in a template's process."""
 
-_BOOT_SECONDS: Final = 10.0  # for the driver to say what it wants
-_LENGTH_BYTES: Final = 4
 _ABOVE_FDS: Final = 20  # away from the numbers that the new process is to have
 _PYTHON_IGNORES: Final = ("SIGPIPE", "SIGXFSZ", "SIGHUP")
 _SETSID: Final = sys.platform == "linux"  # elsewhere the process does it itself
@@ -37,42 +37,54 @@ class Begun:
 
     Attributes:
         pid: Its id.
+        mark: What marks its descendants.
         link: This process's end of its link.
         output_fd: Where its stdout and stderr are read.
     """
 
-    __slots__ = ("link", "output_fd", "pid")
+    __slots__ = ("link", "mark", "output_fd", "pid")
 
-    def __init__(self, pid: int, link: socket.socket, output_fd: int) -> None:
+    def __init__(self, pid: int, mark: int, link: socket.socket, output_fd: int) -> None:
         self.pid = pid
+        self.mark = mark
         self.link = link
         self.output_fd = output_fd
 
 
 def main(boot_fd: int) -> None:
     """Be a supervisor, from the boot socket to the end. Never returns."""
+    gc.disable()  # until everything is imported: nothing of that is garbage
     os.set_inheritable(boot_fd, False)
     _settle()
+    first_mark = marks.new_mark_space()
     begun = None
     try:
-        config = json.loads(_receive(boot_fd))
+        config = json.loads(frames.receive(boot_fd))
         if template := config.get("template"):
-            begun = begin(template["program"], template["environ"])
+            start = {
+                "program": template["program"],
+                "start_method": template["start_method"],
+                "supervisor_pid": os.getpid(),
+                "mark": first_mark,
+                "open_files": None,  # those of this process, which it has not changed yet
+                "credentials": config["credentials"],
+            }
+            begun = begin(start, template["environ"])
     except (EOFError, OSError, ValueError, TypeError, KeyError) as error:
         config = {"error": f"{type(error).__name__}: {error}"}
 
     from bigmachine.host import supervisor
 
-    supervisor.main(socket.socket(fileno=boot_fd), config, begun)
+    supervisor.main(socket.socket(fileno=boot_fd), config, begun, first_mark + 1)
 
 
-def begin(program: Mapping[str, Any], environ: Mapping[str, str] | None) -> Begun:
-    """Start a template's process, in a session of its own.
+def begin(start: Mapping[str, Any], environ: Mapping[str, str] | None) -> Begun:
+    """Start a template's process, in a session of its own, and tell it what it is to be.
 
     It works where this process does, with its limits and its umask. stdin is ``/dev/null``.
 
     Args:
-        program: The fields of the `messages.Program` that it is going to run.
+        start: The fields of its `messages.TemplateStart`.
         environ: Its environment; None is this process's.
 
     Raises:
@@ -81,6 +93,7 @@ def begin(program: Mapping[str, Any], environ: Mapping[str, str] | None) -> Begu
     link, far = socket.socketpair()
     output_fd, output_far_fd = os.pipe()
     os.set_blocking(output_fd, False)
+    program = start["program"]
     command = template_command(program["executable"], program["flags"], LINK_FD)
     try:
         with far:
@@ -91,7 +104,9 @@ def begin(program: Mapping[str, Any], environ: Mapping[str, str] | None) -> Begu
         raise
     finally:
         os.close(output_far_fd)
-    return Begun(pid, link, output_fd)
+    with contextlib.suppress(OSError):  # if it has died already, that will be seen
+        link.sendall(frames.frame(json.dumps(start).encode()))
+    return Begun(pid, start["mark"], link, output_fd)
 
 
 def _spawn(
@@ -132,23 +147,3 @@ def _settle() -> None:
     os.close(devnull)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
-def _receive(boot_fd: int) -> bytes:
-    return _receive_exactly(
-        boot_fd, int.from_bytes(_receive_exactly(boot_fd, _LENGTH_BYTES), "big")
-    )
-
-
-def _receive_exactly(boot_fd: int, count: int) -> bytes:
-    poller = select.poll()
-    poller.register(boot_fd, select.POLLIN)
-    data = bytearray()
-    while len(data) < count:
-        if not poller.poll(_BOOT_SECONDS * 1000):
-            raise TimeoutError("the driver does not say what it wants")
-        more = os.read(boot_fd, count - len(data))
-        if not more:
-            raise EOFError("the driver has gone")
-        data += more
-    return bytes(data)

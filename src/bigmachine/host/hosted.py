@@ -87,13 +87,13 @@ class HostedMachine:
 
     Args:
         identity: Who it is.
-        tag: What marks its descendants.
+        mark: What marks its descendants.
         home: What the supervisor lends it.
     """
 
-    def __init__(self, identity: MachineIdentity, tag: int, home: Home) -> None:
+    def __init__(self, identity: MachineIdentity, mark: int, home: Home) -> None:
         self.identity = identity
-        self.tag = tag
+        self.mark = mark
         self.pid: int | None = None
         self.is_ready = False
         self.death: Death | None = None

@@ -78,13 +78,13 @@ class Surroundings:
         supervisor_pid: Their parent.
         open_files: The soft limit of open files that programs are to have; None: the present one.
         credentials: With TLS: what machines prove themselves with.
-        new_tag: Makes a mark for a process and its descendants.
+        new_mark: Makes a mark for a process and its descendants.
     """
 
     supervisor_pid: int
     open_files: int | None
     credentials: Mapping[str, str] | None
-    new_tag: Callable[[], int]
+    new_mark: Callable[[], int]
 
 
 class Launcher:
@@ -181,10 +181,10 @@ class Launcher:
         """Whether some template has requests that it has not answered."""
         return any(template.asked for template in self._templates.values())
 
-    def tag_of(self, pid: int) -> int | None:
+    def mark_of(self, pid: int) -> int | None:
         """Return the mark of a template's descendants; None: it is none."""
         template = self._templates.get(pid)
-        return None if template is None else template.tag
+        return None if template is None else template.mark
 
     def reaped(self, ended: Exit) -> bool:
         """Take note that a process has ended; whether it was a template."""
@@ -277,23 +277,21 @@ class _Template:
         self.reached: Reached | None = None
         self.is_loading = False
         self.asked: dict[str, Request] = {}
-        common = launcher.surroundings
-        self.tag = common.new_tag()
-        spec = family.spec
         if begun is None:
-            begun = begin(asdict(spec.program), spec.environ)
-        self.pid = begun.pid
-        self.link = Link(begun.link)
-        self._output_fd = begun.output_fd
-        self.link.send(
-            TemplateStart(
-                spec=TemplateSpec(program=spec.program, start_method=spec.start_method),
+            common = launcher.surroundings
+            start = TemplateStart(
+                program=family.spec.program,
+                start_method=family.spec.start_method,
                 supervisor_pid=common.supervisor_pid,
-                tag=self.tag,
+                mark=common.new_mark(),
                 open_files=common.open_files,
                 credentials=common.credentials,
             )
-        )
+            begun = begin(asdict(start), family.spec.environ)
+        self.pid = begun.pid
+        self.mark = begun.mark
+        self.link = Link(begun.link)
+        self._output_fd = begun.output_fd
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Listen to it, on this loop."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import traceback
@@ -45,13 +46,21 @@ _EXIT_SECONDS: Final = 2.0  # for exit handlers, when a method has raised System
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a template prepares once for all its machines."""
+    """What a template prepares once for all its machines.
+
+    Attributes:
+        tls: With TLS: the context in which they answer.
+        collects: Whether the program had the garbage collector enabled.
+    """
 
     tls: ssl.SSLContext | None
+    collects: bool
 
 
 def prepare(start: TemplateStart) -> Context:
     """Do in the template what all its machines need: imports and TLS credentials."""
+    collects = gc.isenabled()
+    gc.disable()  # in the template for good: its copies would copy all that a collection touches
     import concurrent.futures.thread  # noqa: F401  else each machine would import it
     import random  # noqa: F401
 
@@ -65,9 +74,9 @@ def prepare(start: TemplateStart) -> Context:
         from bigmachine.security.tls import server_context
 
         tls = server_context(Credentials(**start.credentials))
-    if start.spec.program.is_bare:
+    if start.program.is_bare:
         import cloudpickle  # noqa: F401
-    return Context(tls=tls)
+    return Context(tls=tls, collects=collects)
 
 
 def run(
@@ -86,11 +95,13 @@ def run(
         stdout, stderr, link_fd, services_fd = fds
         surroundings.settle(
             streams=(stdout, stderr),
-            tag=start.tag,
+            mark=start.mark,
             cwd=start.cwd,
             sys_path=start.sys_path,
             forked=intermediate != 0,
         )
+        if context.collects:
+            gc.enable()
         if intermediate:
             processes.wait_for_reparenting(intermediate, start.supervisor_pid)
         role.become_machine()

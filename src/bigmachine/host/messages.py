@@ -315,21 +315,28 @@ class KeepaliveReply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateStart:
-    """The first message to a template.
+    """The first message to a template: a length (4 bytes) and JSON.
 
     Attributes:
-        spec: What it is to run. (The environment has come with the process.)
+        program: What it is to run. (The environment has come with the process.)
+        start_method: How machines are made of it.
         supervisor_pid: Its parent: without it, it ends.
-        tag: What marks its descendants (`host.processes`).
+        mark: What marks its descendants (`host.marks`).
         open_files: The soft limit of open files that the program is to have.
         credentials: With TLS: what its machines prove themselves with.
     """
 
-    spec: TemplateSpec
+    program: Program
+    start_method: StartMethod
     supervisor_pid: int
-    tag: int = 0
-    open_files: int | None = None
-    credentials: Mapping[str, str] | None = field(default=None, repr=False)
+    mark: int
+    open_files: int | None
+    credentials: Mapping[str, str] | None = field(repr=False)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> TemplateStart:
+        """Rebuild it from what JSON made of it."""
+        return cls(**{**values, "program": Program.from_mapping(values["program"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,14 +392,14 @@ class MachineStart:
     Attributes:
         identity: Who it is to be.
         supervisor_pid: Who is to be its parent: without it, it ends.
-        tag: What marks its descendants (`host.processes`).
+        mark: What marks its descendants (`host.marks`).
         sys_path: What its ``sys.path`` is to begin with.
         cwd: Where it works; "" leaves it where it is.
     """
 
     identity: MachineIdentity
     supervisor_pid: int
-    tag: int
+    mark: int
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
 

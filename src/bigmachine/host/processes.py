@@ -1,11 +1,4 @@
-"""The supervisor's children: how they are marked, waited for and ended.
-
-A machine's descendants must die with it, also those that have left its session and lost their
-parent. Since the supervisor is a subreaper they become its children, but whose they were cannot be
-seen any more. So each machine is marked with something that every descendant inherits and that
-nobody loses by ``setsid``, ``exec`` or a cleared environment: a limit (`tag_self`), of a kind that
-does nothing here, to a number that is as good as none. Where that cannot be had (macOS), the
-session must do.
+"""The supervisor's children: how they are waited for and ended.
 
 How processes ended is learned by `Reaper`. It looks before it reaps, so that whoever must act while
 a dead process still holds its id (kill its group, say) can do so.
@@ -22,14 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bigmachine import osdep
+from bigmachine.host import marks
 
 if TYPE_CHECKING:
     import asyncio
 
-# RLIMIT_RTTIME limits processes with real-time scheduling alone, in microseconds: this is 73,000
-# years. The numbers above it are free to mean something.
-_TAG_BASE: Final = 1 << 61
-_ORDINAL_BITS: Final = 24
 _LOOK_SECONDS: Final = 0.002
 
 
@@ -67,47 +57,6 @@ def wait_for_reparenting(before: int, after: int) -> None:
             osdep.wait_process(watch, 1.0)
         os.close(watch)
     protect_from_orphanhood(after)
-
-
-# Marking
-
-
-def new_tag_space() -> int:
-    """Return the first of 16 million tags that no other supervisor uses."""
-    return _TAG_BASE + (int.from_bytes(os.urandom(4), "big") << _ORDINAL_BITS)
-
-
-def tag_self(tag: int) -> bool:
-    """Mark this process and its descendants to come.
-
-    Returns:
-        Whether the platform, and the limits that this process has, allow it.
-    """
-    import resource
-
-    kind = getattr(resource, "RLIMIT_RTTIME", None)
-    if kind is None or not tag:
-        return False
-    hard = resource.getrlimit(kind)[1]
-    try:
-        resource.setrlimit(kind, (tag, hard))
-    except (OSError, ValueError):  # somebody has set a real limit
-        return False
-    return True
-
-
-def tag_of(pid: int) -> int | None:
-    """Return the mark of a process, None when it has none or is gone."""
-    import resource
-
-    kind = getattr(resource, "RLIMIT_RTTIME", None)
-    if kind is None:
-        return None
-    try:
-        soft = resource.prlimit(pid, kind)[0]
-    except (OSError, ValueError):
-        return None
-    return soft if soft >= _TAG_BASE else None
 
 
 # Waiting
@@ -173,7 +122,7 @@ class Orphanage:
         have ended, so repeat it until it finds none.
 
         Args:
-            dead: Whether a tag (None: none) is one of a machine that is dead.
+            dead: Whether a mark (None: none) is one of a machine that is dead.
             sessions: The sessions of dead machines.
 
         Returns:
@@ -184,7 +133,7 @@ class Orphanage:
         for orphan in osdep.children_of(os.getpid()):
             if self._is_known(orphan):
                 continue
-            if dead(tag_of(orphan)) or osdep.session_of(orphan) in left:
+            if dead(marks.mark_of(orphan)) or osdep.session_of(orphan) in left:
                 killed |= {orphan, *osdep.descendants_of(orphan)}
         for pid in killed:
             kill(pid, signal.SIGKILL)

@@ -17,6 +17,8 @@ this process is killed, and it ends itself; it never waits for the driver withou
 from __future__ import annotations
 
 import contextlib
+import gc
+import itertools
 import os
 import signal
 import socket
@@ -24,7 +26,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine import osdep
-from bigmachine.host import processes
+from bigmachine.host import frames, processes
 from bigmachine.host.entry import AT_ONCE_SIGNAL
 from bigmachine.host.launcher import Launcher, Surroundings
 from bigmachine.host.messages import HostConfig, HostReady
@@ -48,10 +50,9 @@ _LONELY_TICKS: Final = 4  # without any connection, then it ends
 _FAREWELL_SECONDS: Final = 1.0  # for the driver to take what is left, at least
 _KILL_SECONDS: Final = 0.5  # for killed processes to be gone
 _MAX_EARLY: Final = 4096
-_LENGTH_BYTES: Final = 4
 
 
-def main(boot: socket.socket, values: dict[str, Any], begun: Begun | None) -> None:
+def main(boot: socket.socket, values: dict[str, Any], begun: Begun | None, first_mark: int) -> None:
     """Be a supervisor. Never returns.
 
     Args:
@@ -59,12 +60,13 @@ def main(boot: socket.socket, values: dict[str, Any], begun: Begun | None) -> No
         values: What the driver has said: a `HostConfig`, as a mapping; or under ``error`` why that
             could not be read, or the first template not be started.
         begun: The first template's process.
+        first_mark: The first of the marks for machines (`host.marks`).
     """
     osdep.set_child_subreaper()
     try:
         if "error" in values:
             raise ValueError(values["error"])
-        _run(HostConfig.from_mapping(values), boot, begun)
+        _run(HostConfig.from_mapping(values), boot, begun, first_mark)
     except BaseException as error:
         text = f"{type(error).__name__}: {error}"
         if not _send(boot, HostReady(ok=False, pid=os.getpid(), error=text)):
@@ -73,16 +75,16 @@ def main(boot: socket.socket, values: dict[str, Any], begun: Begun | None) -> No
     os._exit(1)
 
 
-def _run(config: HostConfig, boot: socket.socket, begun: Begun | None) -> None:
+def _run(config: HostConfig, boot: socket.socket, begun: Begun | None, first_mark: int) -> None:
     sys.path += [entry for entry in config.sys_path if entry not in sys.path]
     watch = None if config.driver_pid is None else osdep.watch_process(config.driver_pid)
     directory = _Directory(config.directory)
-    tags = iter(range(processes.new_tag_space(), sys.maxsize))
+    marks = itertools.count(first_mark)
     surroundings = Surroundings(
         supervisor_pid=os.getpid(),
         open_files=osdep.raise_open_files_limit(),
         credentials=config.credentials,
-        new_tag=lambda: next(tags),
+        new_mark=lambda: next(marks),
     )
     launcher = Launcher(surroundings)
     if config.template is not None:
@@ -92,6 +94,8 @@ def _run(config: HostConfig, boot: socket.socket, begun: Begun | None) -> None:
 
     async def live() -> None:
         supervisor = Supervisor(config, launcher, directory)
+        gc.freeze()
+        gc.enable()
         await supervisor.run(boot, watch)
 
     with asyncio.Runner() as runner:
@@ -199,7 +203,7 @@ class Supervisor:
                 start = MachineStart(
                     identity=machine.identity,
                     supervisor_pid=os.getpid(),
-                    tag=machine.tag,
+                    mark=machine.mark,
                     sys_path=spec.sys_path,
                     cwd=spec.cwd,
                 )
@@ -224,7 +228,7 @@ class Supervisor:
             bare=spec.program.is_bare,
             credentials=self.config.credentials,
         )
-        machine = self._new_machine(identity, self._launcher.surroundings.new_tag(), self._home)
+        machine = self._new_machine(identity, self._launcher.surroundings.new_mark(), self._home)
         self.machines[machine_id] = machine
         self._main_files[machine_id] = spec.program.main_file
         return machine
@@ -263,9 +267,9 @@ class Supervisor:
         if machine is not None:
             machine.reaped(ended)
             return
-        tag = self._launcher.tag_of(ended.pid)
+        mark = self._launcher.mark_of(ended.pid)
         if self._launcher.reaped(ended):
-            self._orphanage.sweep(lambda each: each == tag, [ended.pid])
+            self._orphanage.sweep(lambda each: each == mark, [ended.pid])
         elif self._launcher.is_forking and len(self._early) < _MAX_EARLY:
             self._early[ended.pid] = ended
         else:
@@ -273,7 +277,7 @@ class Supervisor:
 
     def _sweep(self, machine: Any) -> int:
         sessions = () if machine.pid is None else (machine.pid,)
-        return self._orphanage.sweep(lambda tag: tag == machine.tag, sessions)
+        return self._orphanage.sweep(lambda mark: mark == machine.mark, sessions)
 
     # Connections
 
@@ -440,7 +444,7 @@ def _send(boot: socket.socket, ready: HostReady) -> bool:
 
     body = json.dumps(asdict(ready)).encode()
     try:
-        boot.sendall(len(body).to_bytes(_LENGTH_BYTES, "big") + body)
+        boot.sendall(frames.frame(body))
     except OSError:
         return False
     return True

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from bigmachine import osdep
-from bigmachine.host import processes
+from bigmachine.host import marks
 from bigmachine.host.imports import finish_imports
 
 SWITCH_INTERVAL_SECONDS: Final = 0.0005
@@ -53,13 +53,13 @@ def prepare_template() -> None:
 
 
 def settle(
-    *, streams: Sequence[int], tag: int, cwd: str, sys_path: Sequence[str], forked: bool
+    *, streams: Sequence[int], mark: int, cwd: str, sys_path: Sequence[str], forked: bool
 ) -> None:
     """Become a process of one's own.
 
     Args:
         streams: The descriptors that are to be stdout and stderr. They are closed.
-        tag: Marks this process and its descendants (`host.processes`).
+        mark: Marks this process and its descendants (`host.marks`).
         cwd: Where to work; "" stays.
         sys_path: What ``sys.path`` is to begin with.
         forked: Whether the template goes on beside this process, which is then a copy.
@@ -67,7 +67,7 @@ def settle(
     _redirect(streams)
     with contextlib.suppress(PermissionError):  # it leads a session already
         os.setsid()
-    processes.tag_self(tag)
+    marks.mark_self(mark)
     osdep.raise_oom_score()
     _reset_signals()
     _own_stack_file()

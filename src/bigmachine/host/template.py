@@ -20,14 +20,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from bigmachine import osdep
-from bigmachine.host import processes, replay, role
+from bigmachine.host import frames, marks, processes, replay, role
 from bigmachine.host.link import Link
 from bigmachine.host.messages import (
     Forked,
@@ -37,10 +38,8 @@ from bigmachine.host.messages import (
     Preloaded,
     Reached,
     Retire,
+    TemplateStart,
 )
-
-if TYPE_CHECKING:
-    from bigmachine.host.messages import TemplateStart
 
 BATCH: Final = 16
 """How many machines one intermediate makes: they wait until it has ended."""
@@ -50,13 +49,14 @@ Request = tuple[MachineStart, tuple[int, ...]]
 
 def main(link_fd: int) -> None:
     """Run the program that the supervisor names over the link. Returns if the program does."""
-    link = Link(socket.socket(fileno=link_fd))
+    sock = socket.socket(fileno=link_fd)
     try:
-        start: TemplateStart = link.next()[0]
+        start = TemplateStart.from_mapping(json.loads(frames.receive(link_fd)))
     except EOFError:
         os._exit(1)
+    link = Link(sock)
     processes.protect_from_orphanhood(start.supervisor_pid)
-    processes.tag_self(start.tag)
+    marks.mark_self(start.mark)
     if start.open_files is not None:
         osdep.restore_open_files_limit(start.open_files)
     template = Template(link, start)
@@ -65,7 +65,7 @@ def main(link_fd: int) -> None:
 
 
 def _run(template: Template) -> None:
-    program = template.start.spec.program
+    program = template.start.program
     try:
         replay.run(program)
     except Exception as error:  # as the interpreter shows it, without the frames of this package
@@ -136,7 +136,7 @@ class Template:
             self._make(batch, context)
 
     def _why_not_fork(self) -> str:
-        if self.start.spec.start_method == "spawn":
+        if self.start.start_method == "spawn":
             return 'start_method="spawn"'
         if sys.platform == "darwin":
             return "this platform does not stand it"
