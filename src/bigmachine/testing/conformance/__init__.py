@@ -8,9 +8,9 @@
         def make_system(self) -> System:
             return Rack(hosts=["r1", "r2"])
 
-pytest then finds some seventy tests in it. They need nothing but ``assert``, methods named ``test_…``
-and pytest's ``teardown_class``, so any runner will do that knows these; pytest itself is not
-imported. Each waits at most ``limit_seconds`` for anything. Say what the system cannot do by the
+pytest then finds some eighty tests in it. They need nothing but ``assert``, methods whose names
+begin with ``test_`` and pytest's ``teardown_class``, so any runner will do that knows these; pytest
+itself is not imported. Each waits at most ``limit_seconds`` for anything. Say what the system cannot do by the
 class attributes (`Conformance.captures_output` and others): such tests are skipped, by
 `unittest.SkipTest`.
 

@@ -76,8 +76,9 @@ class Conformance(ABC):
     def shared_cluster(self) -> bm.Cluster:
         """Return the cluster of `two`."""
         self.two()
-        assert type(self)._shared is not None
-        return type(self)._shared[0]
+        shared = type(self)._shared
+        assert shared is not None
+        return shared[0]
 
     @classmethod
     def teardown_class(cls) -> None:

@@ -74,8 +74,8 @@ class CallConformance(Conformance):
 
         def in_a_loop(base: int) -> None:
             async def ask() -> None:
-                for number in range(20):
-                    found.append(await machine.call(Worker.same_async, base + number))
+                calls = (machine.call(Worker.same_async, base + number) for number in range(20))
+                found.extend([await call for call in calls])
 
             asyncio.run(ask())
 
@@ -97,7 +97,7 @@ class CallConformance(Conformance):
         for method in (Worker.wait, Worker.wait_async):
             name = method.__name__
             begun, ended = (self.seen(machine, f"{name} {what}") for what in ("begun", "cancelled"))
-            call: bm.Future[None] = machine.call(method)  # type: ignore[arg-type]
+            call: bm.Future[None] = machine.call(method)
             self.wait_seen(machine, f"{name} begun", begun + 1)
             assert call.cancel()
             self.wait_seen(machine, f"{name} cancelled", ended + 1)

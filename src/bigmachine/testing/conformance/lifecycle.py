@@ -77,9 +77,7 @@ class LifecycleConformance(Conformance):
 
     def test_a_service_that_cannot_be_pickled_is_refused_at_once(self) -> None:
         with self.cluster() as cluster:
-            error = raised(
-                bm.PayloadError, lambda: cluster.start(1, services={"Locked": Locked()})
-            )
+            error = raised(bm.PayloadError, lambda: cluster.start(1, services={"Locked": Locked()}))
             assert "inner" in error.path
             assert "lock" in error.path
 

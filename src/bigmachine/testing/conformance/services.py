@@ -17,7 +17,7 @@ import bigmachine as bm
 _NAP_SECONDS = 0.002
 
 
-class Refusal(Exception):  # noqa: N818  an error of an application, named as those are
+class Refusal(Exception):
     """An application's error, with arguments of its own."""
 
     def __init__(self, code: int, *, why: str) -> None:
@@ -33,7 +33,7 @@ def _refusal(code: int, why: str) -> Refusal:
     return Refusal(code, why=why)
 
 
-class Stubborn(Exception):  # noqa: N818
+class Stubborn(Exception):
     """An error that cannot be rebuilt: it holds a lock."""
 
     def __init__(self) -> None:
@@ -279,7 +279,7 @@ class Asynchronous:
     async def close(self) -> None:
         """Leave the mark."""
         if self.mark:
-            Path(self.mark).write_text("closed")
+            Path(self.mark).write_text("closed")  # noqa: ASYNC240  the machine is at its end
 
 
 class Failing:
@@ -287,6 +287,7 @@ class Failing:
 
     def init(self, cluster: bm.Cluster) -> None:
         """Raise."""
+        del cluster
         raise Refusal(13, why="init does not want to") from KeyError("deeper")
 
     def same(self, value: Any) -> Any:
