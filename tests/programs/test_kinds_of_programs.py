@@ -239,6 +239,22 @@ def test_a_script_that_ends_in_a_prompt(run_program: RunProgram) -> None:
     assert then == "then False"
 
 
+def test_clusters_of_both_kinds_in_one_program(run_program: RunProgram, tmp_path: Path) -> None:
+    script = tmp_path / "both.py"
+    work = """
+with bm.start(program="bare") as bare, bm.start(program="main") as main:
+    machines = [c.start(1, services={"S": Service(Point(1, Colour.RED))})[0] for c in (bare, main)]
+    for machine in (*machines, *machines):
+        moved = machine.call(Service.move, Point(1, Colour.RED), lambda x: x).result(30)
+        print(type(moved) is Point, moved.x)
+"""
+    script.write_text(SOURCE[: SOURCE.index("if __name__")] + work, "utf-8")
+
+    ran = run_program(script)
+
+    assert (ran.stdout, ran.stderr) == ("True 2\n" * 4, "")
+
+
 # Programs that call bm.start in unusual places.
 
 

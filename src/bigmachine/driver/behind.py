@@ -63,7 +63,8 @@ class Behind:
         output: Callable[[Any], object] | TextIO | None,
     ) -> Behind:
         """Return what stands behind a driver's cluster."""
-        codec.send_main_by_value(program.is_bare)
+        if program.is_bare:
+            codec.send_main_by_value()
         authority = credentials = None
         if system.transport == "tls":
             from bigmachine.security.authority import Authority
@@ -83,7 +84,8 @@ class Behind:
             from bigmachine.security.credentials import Credentials
 
             credentials = Credentials(**identity.credentials)
-        codec.send_main_by_value(identity.bare)
+        if identity.bare:
+            codec.send_main_by_value()
         return cls(Runtime(loop, None), Dialer(credentials))
 
     def __repr__(self) -> str:

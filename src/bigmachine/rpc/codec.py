@@ -77,10 +77,13 @@ class Payload:
         return [body, *((memoryview(view).cast("B"), kind) for view, kind in self.buffers)]
 
 
-def send_main_by_value(flag: bool) -> None:
-    """Say whether the other side lacks this program's ``__main__``, for the whole process."""
+def send_main_by_value() -> None:
+    """Say that some other side lacks this program's ``__main__``.
+
+    It holds for the whole process, and for good. Those who have it understand values as well.
+    """
     global _by_value
-    _by_value = (b"__main__",) if flag else ()
+    _by_value = _by_value or (b"__main__",)
 
 
 def send_local_modules_by_value() -> None:
