@@ -227,7 +227,7 @@ class Client:
             return
         channel.flush()  # a burst of the loop that this thread would block
         if future.when_done(channel.reader.ring):
-            channel.read_until(future.ended, timeout, idle=self._is_idle)
+            channel.read_until(future, timeout, self._is_idle)
 
     def read_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Read in a loop that awaits, if all that is pending is its own; None: at home."""

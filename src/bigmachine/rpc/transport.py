@@ -19,7 +19,7 @@ from _thread import allocate_lock
 from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from bigmachine.errors import ProtocolError, RemoteProtocolError
 from bigmachine.rpc import watch
@@ -30,6 +30,7 @@ from bigmachine.wire.receiver import Receiver
 from bigmachine.wire.sender import Key, Sender
 
 if TYPE_CHECKING:
+    from bigmachine.futures import Future
     from bigmachine.rpc.codec import Payload
     from bigmachine.rpc.secure import Tls
 
@@ -118,7 +119,9 @@ class Channel:
         self.send(frames.hello(VERSION))
         descriptor = self._sock.fileno()
         if self._movable:
-            self.reader = watch.Reader(descriptor, self._loop, self._on_readable)
+            self.reader = watch.Reader(
+                descriptor, self._loop, self._on_readable, turn=self._read_lock
+            )
         else:
             self._loop.add_reader(descriptor, self._on_readable)
         if self._tls is not None:  # the handshake may have brought the first frames along
@@ -319,21 +322,15 @@ class Channel:
     # Reading: by a loop, or by a thread that waits for an answer.
 
     def read_until(
-        self, done: Callable[[], bool], timeout: float | None, *, idle: Callable[[], bool]
+        self, future: Future[Any], timeout: float | None, idle: Callable[[], bool]
     ) -> None:
-        """Read on this thread until something is done or ``timeout`` seconds are over.
+        """Read on this thread until a future is done or ``timeout`` seconds are over.
 
         Returns early when another thread reads, and when the connection has ended.
         """
         reader = self.reader
-        if reader is None or self.closed:
-            return
-
-        def begun() -> bool:
-            with self._read_lock:  # a loop that was reading when we began has finished now
-                return done()
-
-        reader.lead(self._read_once, begun, timeout, idle=idle)
+        if reader is not None and not self.closed:
+            reader.lead(self._read_once, future, timeout, idle)
 
     def _on_readable(self) -> None:
         self._read_once(by_loop=True)

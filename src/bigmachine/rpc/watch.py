@@ -22,13 +22,18 @@ import signal
 import threading
 import time
 import weakref
-from _thread import get_ident
+from _thread import LockType, get_ident
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import asyncio
+
+    from bigmachine.futures import Future
+
+Read = Callable[[], bool]
+Idle = Callable[[], bool]
 
 _MAIN_THREAD = threading.main_thread().ident
 
@@ -99,11 +104,18 @@ class Reader:
         descriptor: The connection's.
         home: The loop that reads it by default.
         on_readable: Called by loops when there is something to read.
+        turn: The lock that whoever reads holds.
     """
 
     def __init__(
-        self, descriptor: int, home: asyncio.AbstractEventLoop, on_readable: Callable[[], None]
+        self,
+        descriptor: int,
+        home: asyncio.AbstractEventLoop,
+        on_readable: Callable[[], None],
+        *,
+        turn: LockType,
     ) -> None:
+        self._turn = turn
         self._descriptor = descriptor
         self._on_readable = on_readable
         self._home = Watch.of(home)
@@ -112,6 +124,7 @@ class Reader:
         self._led = False
         self._parked = False
         self._leader = 0
+        self._interrupts = Interrupts()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
@@ -145,22 +158,15 @@ class Reader:
             self._parked = False
             self.away = loop if watch is not self._home else None
 
-    def lead(
-        self,
-        read: Callable[[], bool],
-        done: Callable[[], bool],
-        timeout: float | None,
-        *,
-        idle: Callable[[], bool],
-    ) -> None:
-        """Read on this thread until something is done, or for ``timeout`` seconds.
+    def lead(self, read: Read, future: Future[Any], timeout: float | None, idle: Idle) -> None:
+        """Read on this thread until a future is done, or for ``timeout`` seconds.
 
-        Returns at once when another thread does so already. Whoever else brings about what is
-        waited for calls `ring`.
+        Returns at once when another thread does so already. Whoever else ends the future calls
+        `ring`.
 
         Args:
             read: Reads what is there; False when there will be no more.
-            done: Tells when to stop.
+            future: What is waited for.
             timeout: In seconds; None for no limit.
             idle: Tells whether nothing else is awaited. Then nobody reads until `read_in` says
                 who, or a thread leads again: that saves two system calls for each call.
@@ -175,10 +181,15 @@ class Reader:
             else:
                 self._watch.pause(self._descriptor)
         try:
-            if self._leader == _MAIN_THREAD:
-                self._lead_in_main_thread(read, done, timeout)
+            with self._turn:  # a loop that was reading when this began has finished then
+                pass
+            if self._leader != _MAIN_THREAD or not self._interrupts.begin():
+                self._read_on(read, future, timeout)
             else:
-                self._lead(read, done, timeout)
+                try:
+                    self._read_on(self._interrupts.around(read), future, timeout)
+                finally:
+                    self._interrupts.end()
         finally:
             with self._lock:
                 self._led = False
@@ -192,44 +203,22 @@ class Reader:
         if self._led and self._leader != get_ident():
             os.eventfd_write(self._bell, 1)
 
-    def _wait(self, milliseconds: float | None) -> bool:
-        """Wait for something to read; whether there is."""
-        found = self._poll.poll(milliseconds)
-        for descriptor, _ in found:
-            if descriptor == self._bell:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._bell)
-        return len(found) > 1 or (bool(found) and found[0][0] != self._bell)
-
-    def _lead(
-        self, read: Callable[[], bool], done: Callable[[], bool], timeout: float | None
-    ) -> None:
+    def _read_on(self, read: Read, future: Future[Any], timeout: float | None) -> None:
+        poll, bell = self._poll, self._bell
         end = None if timeout is None else time.monotonic() + timeout
-        while not done():
-            left = None if end is None else (end - time.monotonic()) * 1000
-            if left is not None and left <= 0:
-                return
-            if self._wait(left) and not read():
-                return
-
-    def _lead_in_main_thread(
-        self, read: Callable[[], bool], done: Callable[[], bool], timeout: float | None
-    ) -> None:
-        interrupts = Interrupts()
-
-        def read_whole_frames() -> bool:
-            interrupts.busy = True
-            try:
-                return read()
-            finally:
-                interrupts.check()
-
-        deferred = interrupts.begin()
-        try:
-            self._lead(read_whole_frames if deferred else read, done, timeout)
-        finally:
-            if deferred:
-                interrupts.end()
+        left: float | None = None
+        while not future.ended():
+            if end is not None:
+                left = (end - time.monotonic()) * 1000
+                if left <= 0:
+                    return
+            for descriptor, _ in poll.poll(left):
+                if descriptor != bell:
+                    if not read():
+                        return
+                else:
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(bell)
 
     def close(self) -> None:
         """Nobody reads any more."""
@@ -251,35 +240,50 @@ class Interrupts:
     """
 
     def __init__(self) -> None:
-        self.busy = False
+        self._busy = False
         self._caught: tuple[int, FrameType | None] | None = None
         self._handler: Any = None
 
     def begin(self) -> bool:
-        """Have Ctrl-C wait while `busy`; False where no handler is to be put off.
+        """Have Ctrl-C wait while a frame is read; False where no handler is to be put off.
 
-        Main thread only, like `end`.
+        Main thread only, like the other methods.
         """
-        self._handler = _signal.getsignal(signal.SIGINT)
-        if not callable(self._handler):
+        handler = _signal.getsignal(signal.SIGINT)
+        if not callable(handler):
             return False
+        self._handler = handler
         _signal.signal(signal.SIGINT, self._on_signal)
         return True
+
+    def around(self, read: Read) -> Read:
+        """Return a function that reads whole frames, and lets Ctrl-C have its effect then."""
+
+        def read_whole_frames() -> bool:
+            self._busy = True
+            try:
+                return read()
+            finally:
+                self._busy = False
+                if self._caught is not None:
+                    self._catch_up()
+
+        return read_whole_frames
 
     def end(self) -> None:
         """Give the program its handler back."""
         _signal.signal(signal.SIGINT, self._handler)
-        self.check()
-
-    def check(self) -> None:
-        """Do what was put off; raises what the program's handler raises."""
-        self.busy = False
         if self._caught is not None:
-            caught, self._caught = self._caught, None
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Do what was put off; raises what the program's handler raises."""
+        caught, self._caught = self._caught, None
+        if caught is not None:
             self._handler(*caught)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.busy:
+        if self._busy:
             self._caught = (number, frame)
         else:
             self._handler(number, frame)
