@@ -10,9 +10,9 @@
 
 pytest then finds some eighty tests in it. They need nothing but ``assert``, methods whose names
 begin with ``test_`` and pytest's ``teardown_class``, so any runner will do that knows these; pytest
-itself is not imported. Each waits at most ``limit_seconds`` for anything. Say what the system cannot do by the
-class attributes (`Conformance.captures_output` and others): such tests are skipped, by
-`unittest.SkipTest`.
+itself is not imported. Each waits at most ``limit_seconds`` for anything. Say what the system
+cannot do by the class attributes (`Conformance.captures_output` and others): such tests are
+skipped, by `unittest.SkipTest`.
 
 The suite has parts, each a class of its own, for systems so slow that one wants to choose.
 """

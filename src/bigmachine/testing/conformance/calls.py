@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from typing import Any
 
 import bigmachine as bm
 from bigmachine.testing.conformance.base import Conformance, raised
@@ -97,7 +98,7 @@ class CallConformance(Conformance):
         for method in (Worker.wait, Worker.wait_async):
             name = method.__name__
             begun, ended = (self.seen(machine, f"{name} {what}") for what in ("begun", "cancelled"))
-            call: bm.Future[None] = machine.call(method)
+            call: bm.Future[Any] = machine.call(method)
             self.wait_seen(machine, f"{name} begun", begun + 1)
             assert call.cancel()
             self.wait_seen(machine, f"{name} cancelled", ended + 1)
