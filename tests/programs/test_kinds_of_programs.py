@@ -164,12 +164,51 @@ def test_a_program_whose_coverage_is_measured(
     assert measured.lines(str(EVERYTHING))
 
 
+def test_coverage_can_measure_what_runs_on_machines(
+    run_program: RunProgram, tmp_path: Path
+) -> None:
+    (tmp_path / ".coveragerc").write_text("[run]\npatch = _exit\nparallel = true\n")
+
+    run_program("", "run", str(EVERYTHING), flags=("-m", "coverage"))
+
+    data = coverage.CoverageData(basename=str(tmp_path / "all"))
+    for part in tmp_path.glob(".coverage.*"):
+        measured = coverage.CoverageData(basename=str(part))
+        measured.read()
+        data.update(measured)
+    method = (
+        SOURCE.splitlines().index('        raise TroubleError(point, why="is out of bounds")') + 1
+    )
+    assert method in (data.lines(str(EVERYTHING)) or ())
+
+
 def test_a_program_that_is_profiled(run_program: RunProgram) -> None:
     ran = run_program("", str(EVERYTHING), "a", flags=("-m", "cProfile"))
 
     first, _, profile = ran.stdout.partition("\n")
     assert json.loads(first)["argv"] == [str(EVERYTHING), "a"]
     assert "function calls" in profile
+
+
+def test_machines_of_a_profiled_program_are_not_slowed_down(
+    run_program: RunProgram, tmp_path: Path
+) -> None:
+    script = tmp_path / "profiled.py"
+    script.write_text(
+        "import sys\n"
+        "import bigmachine as bm\n"
+        "class Service:\n"
+        "    async def profilers(self):\n"
+        "        monitoring = getattr(sys, 'monitoring', None)\n"
+        "        return sys.getprofile(), monitoring and monitoring.get_events(2)\n"
+        "with bm.start() as cluster:\n"
+        "    (machine,) = cluster.start(1, services={'S': Service()})\n"
+        "    print(machine.call('S.profilers').result(30))\n",
+    )
+
+    ran = run_program("", str(script), flags=("-m", "cProfile"))
+
+    assert ran.stdout.splitlines()[0] in ("(None, None)", "(None, 0)")
 
 
 def test_a_program_on_the_command_line(run_program: RunProgram) -> None:

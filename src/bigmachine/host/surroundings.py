@@ -42,6 +42,7 @@ def prepare_template() -> None:
     """Do once, in the template, what its copies inherit."""
     global stack_fd
     finish_imports()
+    _stop_profiling()
     stack_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     # Far from the small numbers that programs expect for their own files.
     stack_fd = _move_up(stack_fd)
@@ -181,6 +182,18 @@ def _line_buffer_streams() -> None:
         if reconfigure is not None:
             with contextlib.suppress(Exception):  # closed, or an object of the program's
                 reconfigure(line_buffering=True)
+
+
+def _stop_profiling() -> None:
+    """End what ``python -m cProfile`` has begun: nobody would see its figures, but all would wait.
+
+    Tracing goes on: measuring coverage in machines is possible (its option ``patch = _exit``).
+    """
+    sys.setprofile(None)
+    threading.setprofile(None)
+    monitoring: Any = getattr(sys, "monitoring", None)  # since Python 3.12
+    if monitoring is not None and monitoring.get_tool(monitoring.PROFILER_ID) is not None:
+        monitoring.set_events(monitoring.PROFILER_ID, monitoring.events.NO_EVENTS)
 
 
 def _redirect(streams: Sequence[int]) -> None:
