@@ -160,7 +160,7 @@ class Driven:
 
     def supervisors(self) -> list[psutil.Process]:
         """Its supervisors: children of the driver that lead a session."""
-        return [each for each in self.processes() if "host.supervisor" in _command(each)]
+        return [each for each in self.processes() if "host.headstart" in _command(each)]
 
     def hosted(self) -> list[psutil.Process]:
         """Its templates and machines: a fork has the command line of its template."""
