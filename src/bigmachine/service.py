@@ -141,11 +141,14 @@ def _plain(function: Any) -> Callable[..., Any]:
 
 def _method_name(kind: type[Any], function: Callable[..., Any]) -> str | None:
     """Return under which public name a class has a function, itself or overridden."""
+    hidden = None
     for base in kind.__mro__:
         for name, value in vars(base).items():
             if getattr(value, "__func__", value) is function:
-                return name
-    return None
+                if not name.startswith("_"):
+                    return name
+                hidden = hidden or name  # its machine will say that it cannot be called
+    return hidden
 
 
 def _is_generator(function: Any) -> bool:

@@ -1,0 +1,213 @@
+"""Threads for plain methods: few for quick ones, many for those that wait, and none for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from bigmachine.rpc import workers
+from bigmachine.rpc.workers import Workers
+
+LIMIT = 10.0
+
+
+def run(test: Callable[[Workers], Awaitable[Any]], **options: Any) -> Any:
+    """Run a test on a loop with workers, and see that all its threads end."""
+    before = set(threading.enumerate())
+
+    async def main() -> Any:
+        pool = Workers(asyncio.get_running_loop(), **options)
+        try:
+            return await test(pool)
+        finally:
+            pool.close()
+
+    result = asyncio.run(asyncio.wait_for(main(), LIMIT))
+    for thread in set(threading.enumerate()) - before:
+        thread.join(LIMIT)
+        assert not thread.is_alive(), thread
+    return result
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
+def test_jobs_are_done_in_their_order_by_one_thread_when_they_are_quick() -> None:
+    async def test(pool: Workers) -> None:
+        done: list[tuple[int, int]] = []
+        for index in range(2000):
+            pool.submit(lambda index=index: done.append((index, threading.get_ident())))
+        await until(lambda: len(done) == 2000)
+        assert len({ident for _, ident in done}) <= 8
+        if len({ident for _, ident in done}) == 1:
+            assert [index for index, _ in done] == list(range(2000))
+
+    run(test)
+
+
+def test_a_thousand_that_wait_all_wait_together_soon() -> None:
+    async def test(pool: Workers) -> float:
+        gate = threading.Event()
+        inside = threading.Semaphore(0)
+        count = 0
+
+        def job() -> None:
+            nonlocal count
+            count += 1
+            inside.release()
+            gate.wait(LIMIT)
+
+        began = time.monotonic()
+        for _ in range(1000):
+            pool.submit(job)
+        await until(lambda: count >= 1000)
+        took = time.monotonic() - began
+        gate.set()
+        return took
+
+    assert run(test) < 1.0
+
+
+def test_no_more_threads_than_the_limit() -> None:
+    async def test(pool: Workers) -> None:
+        gate = threading.Event()
+        now = most = ended = 0
+        lock = threading.Lock()
+
+        def job() -> None:
+            nonlocal now, most, ended
+            with lock:
+                now += 1
+                most = max(most, now)
+            gate.wait(LIMIT)
+            with lock:
+                now -= 1
+                ended += 1
+
+        for _ in range(50):
+            pool.submit(job)
+        await until(lambda: now == 7)
+        await asyncio.sleep(0.02)  # it would grow now if it did
+        assert most == 7
+        gate.set()
+        await until(lambda: ended == 50)
+        assert most == 7
+
+    run(test, limit=7)
+
+
+def test_a_job_that_raises_costs_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(pool: Workers) -> None:
+        done: list[int] = []
+
+        def bad() -> None:
+            raise SystemExit(1)
+
+        for _ in range(20):
+            pool.submit(bad)
+        pool.submit(lambda: done.append(1))
+        await until(lambda: bool(done))
+
+    run(test)
+    assert "raised" in caplog.text
+
+
+def test_idle_threads_end_but_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_IDLE_SECONDS", 0.05)
+
+    async def test(pool: Workers) -> None:
+        gate = threading.Event()
+        count = 0
+
+        def job() -> None:
+            nonlocal count
+            count += 1
+            gate.wait(LIMIT)
+
+        for _ in range(40):
+            pool.submit(job)
+        await until(lambda: count == 40)
+        gate.set()
+        await until(lambda: pool._threads == workers._KEEP)
+        done: list[int] = []
+        for _ in range(10):
+            pool.submit(lambda: done.append(1))
+        await until(lambda: len(done) == 10)
+
+    run(test)
+
+
+def test_jobs_that_come_as_threads_fall_asleep_are_all_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "_IDLE_SECONDS", 0.001)
+
+    async def test(pool: Workers) -> None:
+        done: list[int] = []
+        for round_ in range(300):
+            for _ in range(3):
+                pool.submit(lambda: done.append(1))
+            await until(lambda round_=round_: len(done) == 3 * round_ + 3)
+            await asyncio.sleep(0.001)
+        assert pool._sleeping >= 0
+        assert pool._waking >= 0
+
+    run(test)
+
+
+def test_a_system_without_more_threads_is_no_disaster(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = threading.Thread.start
+    allowed = 3
+
+    def limited(self: threading.Thread) -> None:
+        nonlocal allowed
+        if self.name.startswith("few"):
+            if not allowed:
+                raise RuntimeError("can't start new thread")
+            allowed -= 1
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+
+    async def test(pool: Workers) -> None:
+        done: list[int] = []
+
+        def job() -> None:
+            time.sleep(0.005)
+            done.append(1)
+
+        for _ in range(30):
+            pool.submit(job)
+        await until(lambda: len(done) == 30)
+        assert pool._threads == 3
+
+    run(test, name="few")
+    assert "no more threads" in caplog.text
+
+
+def test_closing_lets_waiting_jobs_be_done() -> None:
+    done: list[int] = []
+
+    async def test(pool: Workers) -> None:
+        gate = threading.Event()
+
+        def job() -> None:
+            gate.wait(LIMIT)
+            done.append(1)
+
+        for _ in range(5):
+            pool.submit(job)
+        pool.close()
+        gate.set()
+
+    run(test)
+    assert len(done) == 5
