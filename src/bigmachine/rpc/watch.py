@@ -123,6 +123,7 @@ class Reader:
         self._lock = threading.Lock()
         self._led = False
         self._parked = False
+        self._closed = False
         self._leader = 0
         self._interrupts = Interrupts()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -149,6 +150,8 @@ class Reader:
         """Have another loop read, the one running here; None brings it back, from any thread."""
         watch = self._home if loop is None else Watch.of(loop)
         with self._lock:
+            if self._closed:  # its descriptor may be another connection's by now
+                return
             if watch is not self._watch:
                 self._watch.remove(self._descriptor)
                 self._watch = watch
@@ -172,7 +175,7 @@ class Reader:
                 who, or a thread leads again: that saves two system calls for each call.
         """
         with self._lock:
-            if self._led:
+            if self._led or self._closed:
                 return
             self._led = True
             self._leader = get_ident()
@@ -193,10 +196,10 @@ class Reader:
         finally:
             with self._lock:
                 self._led = False
-                if idle():
-                    self._parked = True
-                else:
-                    self._watch.resume(self._descriptor)
+                if not self._closed:
+                    self._parked = idle()
+                    if not self._parked:
+                        self._watch.resume(self._descriptor)
 
     def ring(self, _: object = None) -> None:
         """Have the thread that reads look whether it is done; from any thread."""
@@ -223,7 +226,9 @@ class Reader:
     def close(self) -> None:
         """Nobody reads any more."""
         with self._lock:
+            self._closed = True
             self._watch.remove(self._descriptor)
+            self._watch, self.away = self._home, None
         self.ring()
 
     def __del__(self) -> None:

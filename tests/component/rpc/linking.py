@@ -130,7 +130,8 @@ class Link:
 
         def act() -> None:
             for session in list(self.server._sessions):
-                session.channel._sock.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # it is closed, but its calls still run
+                    session.channel._sock.shutdown(socket.SHUT_RDWR)
 
         self.home.do(act)
 

@@ -192,6 +192,7 @@ class FakeServer:
         self.client.close()
         for thread in self.threads:
             thread.join(LIMIT)
+        self.__dict__.clear()
 
 
 FROM_A_SERVER = {
