@@ -380,8 +380,9 @@ class Future(cf.Future[T]):
         self._seek_help(timeout)
         if self._state is not PENDING:
             return
+        left = -1.0  # for ever
         if timeout is not None:
-            timeout -= time.monotonic() - began
+            left = min(max(timeout - (time.monotonic() - began), 0.0), _LONGEST)
         gate = allocate_lock()
         gate.acquire()
 
@@ -390,13 +391,13 @@ class Future(cf.Future[T]):
 
         if not self._hook(open_gate):
             return
-        if gate.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), _LONGEST)):
+        if gate.acquire(timeout=left):
             return
         with _lock:
             if self._state is PENDING and self._hooks is not None:
                 self._hooks.remove(open_gate)
         if self._state is PENDING:
-            raise TimeoutError(f"no result within {timeout} s; the call goes on")
+            raise TimeoutError(f"no result within {timeout:g} s; the call goes on")
 
     def _decode(self) -> None:
         undecoded = self._undecoded

@@ -249,7 +249,7 @@ class Machine:
         from bigmachine.rpc import codec
 
         payload = codec.encode(service, f"service {name}")
-        return self._handle.ask("Supervisor.Register", name, payload)
+        return self._handle.runtime.spawn(self._register(name, payload), "register")
 
     # What it and its host are doing.
 
@@ -288,6 +288,9 @@ class Machine:
         return self._handle.shutdown()
 
     # The machinery.
+
+    async def _register(self, name: str, payload: Any) -> None:
+        await self._handle.ask("Supervisor.Register", name, payload)
 
     def _find(self, function: Any) -> str:
         if self._services is not None:

@@ -150,6 +150,7 @@ def test_a_killed_machines_calls_fail_at_once_and_it_is_gone(method: Callable[..
     system = InProcess()
     with bm.start(system) as cluster:
         first, second = cluster.start(2, services={"Ledger": Ledger()})
+        system.wait(2)
         call = first.call(method)
         assert began.wait(LIMIT)
         start = time.monotonic()
