@@ -32,6 +32,7 @@ from bigmachine.errors import (
 from bigmachine.futures import Future, Wakes
 from bigmachine.rpc import codec
 from bigmachine.rpc.feeds import extract
+from bigmachine.rpc.interrupts import uninterrupted
 from bigmachine.rpc.pending import Call, Decode, DecodeError, StreamCall
 from bigmachine.rpc.secure import Tls
 from bigmachine.rpc.streams import Inlet, Stream
@@ -143,16 +144,21 @@ class Client:
         if size > frames.INLINE_BYTES:
             self._start(number, call, args, kwargs, 0)
             return call
+        frame = _pack(size, frames.CALL, 0, 0, number) + head + body
         loop = _get_running_loop()
-        if self._register(number, call, loop):
-            frame = _pack(size, frames.CALL, 0, 0, number) + head + body
-            if loop is None:
-                channel.send(frame)
-            else:
-                channel.send_in_burst(frame, loop)
+        if loop is None:
+            uninterrupted(self._send_short, channel, number, call, frame)
+        elif self._register(number, call, loop):
+            channel.send_in_burst(frame, loop)
             if channel.closed:
                 self._check_sent(channel, number)
         return call
+
+    def _send_short(self, channel: Channel, number: int, call: Call, frame: bytes) -> None:
+        if self._register(number, call, None):
+            channel.send(frame)
+            if channel.closed:
+                self._check_sent(channel, number)
 
     def stream(
         self, method: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -160,7 +166,9 @@ class Client:
         """Call a generator method; never blocks. What goes wrong is raised by the stream."""
         number = next(self._ids) & 0xFFFFFFFF
         inlet = Inlet(
-            grant=lambda items, size: self._send(frames.window(number, 0, items, size)),
+            grant=lambda items, size: uninterrupted(
+                self._send, frames.window(number, 0, items, size)
+            ),
             leave=lambda: self.cancel(number),
         )
         self._start(number, StreamCall(method, inlet), args, kwargs, frames.FLAG_STREAM)
@@ -197,6 +205,9 @@ class Client:
 
     def cancel(self, number: int) -> None:
         """End a call whose caller no longer wants the answer, and tell the peer."""
+        uninterrupted(self._cancel, number)
+
+    def _cancel(self, number: int) -> None:
         call = self._pending.pop(number, None)
         if call is None:
             for calls in self._lost:
@@ -225,12 +236,19 @@ class Client:
         channel = self._channel
         if channel is None or channel.reader is None:
             return
-        channel.flush()  # a burst of the loop that this thread would block
+        if channel.has_unsent:  # a burst of the loop that this thread would block
+            uninterrupted(channel.flush)
         if future.when_done(channel.reader.ring):
             channel.read_until(future, timeout, self._is_idle)
 
     def read_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Read in a loop that awaits, if all that is pending is its own; None: at home."""
+        if loop is None:
+            uninterrupted(self._read_in, None)
+        else:
+            self._read_in(loop)
+
+    def _read_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
         channel = self._channel
         if channel is not None and channel.reader is not None:
             reader = channel.reader
@@ -266,8 +284,26 @@ class Client:
         if feeds:
             call.feeds = feeds
             flags |= frames.FLAG_FEEDS
-        head = frames.call_head(call.method.encode(), left)
-        plain = not feeds and not flags
+        uninterrupted(
+            self._begin,
+            number,
+            call,
+            frames.call_head(call.method.encode(), left),
+            payload,
+            flags,
+            end,
+        )
+
+    def _begin(
+        self,
+        number: int,
+        call: Call | StreamCall,
+        head: bytes,
+        payload: codec.Payload,
+        flags: int,
+        end: float | None,
+    ) -> None:
+        plain = not flags
         if not self._register(number, call, _get_running_loop() if plain else None):
             return
         if not plain:  # whoever waits for the items does not read

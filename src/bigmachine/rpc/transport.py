@@ -217,9 +217,14 @@ class Channel:
         self.flush()
         return begun
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something waits to be written."""
+        return bool(self._inbox or self._sender or self._unsent)
+
     def flush(self) -> None:
         """Write what waits, as far as the socket takes it."""
-        while (self._inbox or self._sender or self._unsent) and not self._waiting_to_write:
+        while self.has_unsent and not self._waiting_to_write:
             if not self._lock.acquire(blocking=False):
                 return  # whoever holds it looks again
             try:

@@ -14,18 +14,17 @@ epoll (macOS) it always does.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # what signal.signal() calls; that takes 8 µs
 import contextlib
 import os
 import select
-import signal
 import threading
 import time
 import weakref
 from _thread import LockType, get_ident
 from collections.abc import Callable
-from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from bigmachine.rpc.interrupts import Interrupts
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 Read = Callable[[], bool]
 Idle = Callable[[], bool]
-
-_MAIN_THREAD = threading.main_thread().ident
 
 available = hasattr(select, "epoll")
 """Whether this system lets a connection change its reader."""
@@ -125,7 +122,7 @@ class Reader:
         self._parked = False
         self._closed = False
         self._leader = 0
-        self._interrupts = Interrupts()
+        self._at_rest = False  # the thread that reads waits for something to read
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
@@ -174,25 +171,41 @@ class Reader:
             idle: Tells whether nothing else is awaited. Then nobody reads until `read_in` says
                 who, or a thread leads again: that saves two system calls for each call.
         """
+        interrupts = Interrupts()
+        deferred = interrupts.begin()
+        try:
+            self._lead(read, future, timeout, idle, interrupts)
+        finally:
+            if deferred:
+                interrupts.end()
+
+    def _lead(
+        self,
+        read: Read,
+        future: Future[Any],
+        timeout: float | None,
+        idle: Idle,
+        interrupts: Interrupts,
+    ) -> None:
         with self._lock:
-            if self._led or self._closed:
+            if self._closed:
+                return
+            nested = self._led and self._at_rest and self._leader == get_ident()
+            if self._led and not nested:
                 return
             self._led = True
             self._leader = get_ident()
             if self._parked:
                 self._parked = False
-            else:
+            elif not nested:
                 self._watch.pause(self._descriptor)
+        if nested:  # a signal handler of the program's, in the midst of a wait of this thread
+            self._read_on(read, future, timeout, interrupts)
+            return
         try:
             with self._turn:  # a loop that was reading when this began has finished then
                 pass
-            if self._leader != _MAIN_THREAD or not self._interrupts.begin():
-                self._read_on(read, future, timeout)
-            else:
-                try:
-                    self._read_on(self._interrupts.around(read), future, timeout)
-                finally:
-                    self._interrupts.end()
+            self._read_on(read, future, timeout, interrupts)
         finally:
             with self._lock:
                 self._led = False
@@ -206,7 +219,9 @@ class Reader:
         if self._led and self._leader != get_ident():
             os.eventfd_write(self._bell, 1)
 
-    def _read_on(self, read: Read, future: Future[Any], timeout: float | None) -> None:
+    def _read_on(
+        self, read: Read, future: Future[Any], timeout: float | None, interrupts: Interrupts
+    ) -> None:
         poll, bell = self._poll, self._bell
         end = None if timeout is None else time.monotonic() + timeout
         left: float | None = None
@@ -215,7 +230,14 @@ class Reader:
                 left = (end - time.monotonic()) * 1000
                 if left <= 0:
                     return
-            for descriptor, _ in poll.poll(left):
+            self._at_rest = True
+            try:
+                interrupts.allow()
+                found = poll.poll(left)
+                interrupts.defer()
+            finally:
+                self._at_rest = False
+            for descriptor, _ in found:
                 if descriptor != bell:
                     if not read():
                         return
@@ -233,62 +255,3 @@ class Reader:
 
     def __del__(self) -> None:
         os.close(self._bell)
-
-
-class Interrupts:
-    """Ctrl-C while the main thread reads a connection: never in the middle of a frame.
-
-    Python runs signal handlers between any two instructions of the main thread, so the default
-    one would raise `KeyboardInterrupt` while bytes are taken apart, and the connection would be
-    lost. For the time of a wait the handler is ours: it lets the frame be finished, and then does
-    what the program's own handler does.
-    """
-
-    def __init__(self) -> None:
-        self._busy = False
-        self._caught: tuple[int, FrameType | None] | None = None
-        self._handler: Any = None
-
-    def begin(self) -> bool:
-        """Have Ctrl-C wait while a frame is read; False where no handler is to be put off.
-
-        Main thread only, like the other methods.
-        """
-        handler = _signal.getsignal(signal.SIGINT)
-        if not callable(handler):
-            return False
-        self._handler = handler
-        _signal.signal(signal.SIGINT, self._on_signal)
-        return True
-
-    def around(self, read: Read) -> Read:
-        """Return a function that reads whole frames, and lets Ctrl-C have its effect then."""
-
-        def read_whole_frames() -> bool:
-            self._busy = True
-            try:
-                return read()
-            finally:
-                self._busy = False
-                if self._caught is not None:
-                    self._catch_up()
-
-        return read_whole_frames
-
-    def end(self) -> None:
-        """Give the program its handler back."""
-        _signal.signal(signal.SIGINT, self._handler)
-        if self._caught is not None:
-            self._catch_up()
-
-    def _catch_up(self) -> None:
-        """Do what was put off; raises what the program's handler raises."""
-        caught, self._caught = self._caught, None
-        if caught is not None:
-            self._handler(*caught)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._busy:
-            self._caught = (number, frame)
-        else:
-            self._handler(number, frame)
