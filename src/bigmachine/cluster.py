@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bigmachine.calls import Current
     from bigmachine.driver.behind import Behind
-    from bigmachine.host.messages import MachineIdentity
+    from bigmachine.host.messages import MachineIdentity, Program
     from bigmachine.machine import Machine, Machines
     from bigmachine.systems.base import System
 
@@ -102,10 +102,20 @@ class Cluster:
     Ctrl-C meanwhile kills at once.
     """
 
-    def __init__(self, *, name: str, system: System | None, behind: Behind) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        system: System | None,
+        program: Program | None = None,
+        build: Callable[[], Behind],
+    ) -> None:
         self._name = name
         self._system = system
-        self._behind = behind
+        self._program = program
+        self._build = build
+        self._built: Behind | None = None
+        self._building = threading.RLock()
         self._pid = os.getpid()
         self._indexes = itertools.count()
         self._shutdown: Future[None] | None = None
@@ -116,13 +126,20 @@ class Cluster:
         cls,
         system: System,
         name: str,
-        program: Any,
+        program: Program,
         output: Callable[[Any], object] | TextIO | None,
     ) -> Cluster:
-        from bigmachine.driver.behind import Behind
+        if output is not None:
+            from bigmachine.driver.sinks import make_sink
 
-        behind = Behind.driver(name=name, system=system, program=program, output=output)
-        cluster = cls(name=name, system=system, behind=behind)
+            make_sink(output)  # says now what is wrong with it
+
+        def build() -> Behind:
+            from bigmachine.driver.behind import Behind
+
+            return Behind.driver(name=name, system=system, program=program, output=output)
+
+        cluster = cls(name=name, system=system, program=program, build=build)
         _clusters.add(cluster)
         _register_exit()
         return cluster
@@ -130,6 +147,14 @@ class Cluster:
     def __repr__(self) -> str:
         state = "open" if self._shutdown is None else "shut down"
         return f"<bigmachine.Cluster {self._name} on {self._system!r} {state}>"
+
+    @property
+    def _behind(self) -> Behind:
+        """The machinery: imported and started when it is first needed."""
+        with self._building:
+            if self._built is None:
+                self._built = self._build()
+            return self._built
 
     @property
     def name(self) -> str:
@@ -149,7 +174,7 @@ class Cluster:
     @property
     def machines(self) -> tuple[Machine, ...]:
         """A snapshot of the live machines that this cluster has started or dialled."""
-        return self._behind.machines()
+        return () if self._built is None else self._built.machines()
 
     def start(
         self,
@@ -177,11 +202,12 @@ class Cluster:
             UsageError: ``n`` is below 1, there are no services, or this is no driver's cluster.
             PayloadError: A service cannot be pickled; ``path`` names the attribute.
         """
+        from bigmachine.driver.orders import Orders, host_config
         from bigmachine.machine import Machine, Machines
         from bigmachine.service import ServiceTable
 
         self._check_usable()
-        if self._system is None:
+        if self._system is None or self._program is None:
             raise UsageError("machines cannot start machines: have the driver do that")
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise UsageError(f"cluster.start({n!r}): give the number of machines, at least 1")
@@ -191,9 +217,15 @@ class Cluster:
         changes = _check_env(env)
         table = ServiceTable(merged)
         indexes = [next(self._indexes) for _ in range(n)]
-        handles = self._behind.start(
-            indexes, merged, env=changes, args=None if args is None else tuple(map(str, args))
+        orders = Orders.of(
+            self._program, merged, changes, None if args is None else tuple(map(str, args))
         )
+        with self._building:
+            self._check_usable()
+            if self._built is None and self._system.transport == "unix":
+                # While its processes come up, this one imports what talks to them.
+                self._system.begin(self._name, host_config(self._name, self._system, self._program))
+            handles = self._behind.start(indexes, orders)
         return Machines([self._behind.keep(Machine(handle, table)) for handle in handles])
 
     def dial(self, addr: str) -> Machine:
@@ -225,9 +257,13 @@ class Cluster:
         return ended
 
     def _begin_shutdown(self) -> Future[None]:
-        with self._shutdown_lock:
+        with self._building, self._shutdown_lock:
             if self._shutdown is None:
-                self._shutdown = self._behind.shutdown()
+                if self._built is None:  # nothing was ever started
+                    self._shutdown = Future()
+                    self._shutdown.resolve()
+                else:
+                    self._shutdown = self._built.shutdown()
                 self._shutdown.add_done_callback(lambda _: _clusters.discard(self))
             return self._shutdown
 
@@ -258,12 +294,12 @@ class Cluster:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await asyncio.shield(asyncio.wrap_future(done))
         except TimeoutError:
-            self._behind.kill()
+            self._kill()
         except BaseException:
-            self._behind.kill()
+            self._kill()
             raise
         finally:
-            self._behind.stop()
+            self._stop()
 
     def _leave(self) -> None:
         if os.getpid() != self._pid:
@@ -272,12 +308,20 @@ class Cluster:
         try:
             done.result(LEAVE_SECONDS)
         except TimeoutError:
-            self._behind.kill()
+            self._kill()
         except BaseException:  # a second Ctrl-C, above all
-            self._behind.kill()
+            self._kill()
             raise
         finally:
-            self._behind.stop()
+            self._stop()
+
+    def _kill(self) -> None:
+        if self._built is not None:
+            self._built.kill()
+
+    def _stop(self) -> None:
+        if self._built is not None:
+            self._built.stop()
 
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
@@ -288,7 +332,9 @@ class Cluster:
     def _disown(self) -> None:
         """Make the cluster unusable in a process that was forked from its own."""
         self._shutdown_lock = threading.RLock()  # another thread of the parent's may have held it
-        self._behind.disown(UsageError(_FORKED))
+        self._building = threading.RLock()
+        if self._built is not None:
+            self._built.disown(UsageError(_FORKED))
 
 
 # On machines.
@@ -316,7 +362,7 @@ def machine_view(identity: MachineIdentity, loop: Any) -> Current:
     from bigmachine.machine import Machine
 
     behind = Behind.machine(identity, loop)
-    cluster = Cluster(name=identity.cluster, system=None, behind=behind)
+    cluster = Cluster(name=identity.cluster, system=None, build=lambda: behind)
     machine = Machine(behind.dial(identity.address, identity.label, identity.maxprocs), None)
     return calls.Current(cluster=cluster, machine=machine)
 
@@ -333,7 +379,8 @@ def redial(addr: str, label: str, maxprocs: int) -> Machine:
     cluster = None if home is None else home.cluster
     if cluster is None:
         for candidate in list(_clusters):
-            found = candidate._behind.owned(addr)
+            built = candidate._built
+            found = None if built is None else built.owned(addr)
             if found is not None:
                 return found
         cluster = next(iter(_clusters), None)

@@ -7,9 +7,7 @@ and can dial. Both hold their machines' handles here.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import sys
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,11 +18,12 @@ from bigmachine.death import Death, DeathKind
 from bigmachine.driver.fleet import Fleet
 from bigmachine.driver.handle import DialledHandle, Handle, OwnedHandle
 from bigmachine.driver.lifecycle import Happening, State
+from bigmachine.driver.orders import Orders, host_config
 from bigmachine.driver.output import Output
 from bigmachine.driver.runtime import Runtime
 from bigmachine.errors import UsageError
 from bigmachine.futures import Future
-from bigmachine.host.messages import HostConfig, LaunchSpec, MachineSpec, Program, TemplateSpec
+from bigmachine.host.messages import LaunchSpec, MachineSpec, Program
 from bigmachine.rpc import codec
 from bigmachine.rpc.client import Client
 from bigmachine.rpc.dialer import Dialer
@@ -63,8 +62,6 @@ class Behind:
         output: Callable[[Any], object] | TextIO | None,
     ) -> Behind:
         """Return what stands behind a driver's cluster."""
-        if program.is_bare:
-            codec.send_main_by_value()
         authority = credentials = None
         if system.transport == "tls":
             from bigmachine.security.authority import Authority
@@ -93,29 +90,16 @@ class Behind:
 
     # Machines.
 
-    def start(
-        self,
-        indexes: list[int],
-        services: Mapping[str, object],
-        *,
-        env: Mapping[str, str | None],
-        args: tuple[str, ...] | None,
-    ) -> list[OwnedHandle]:
+    def start(self, indexes: list[int], orders: Orders) -> list[OwnedHandle]:
         """Begin to start machines; see `Cluster.start`."""
         assert self._driver is not None
-        if self._driver.is_bare:
-            codec.send_local_modules_by_value()
-        encoded = {
-            name: codec.encode(service, f"service {name}") for name, service in services.items()
-        }
-        payload = codec.encode(encoded)
         handles = [
             OwnedHandle(
                 self.runtime, self._dialer, unique=f"{index}-{secrets.token_hex(4)}", index=index
             )
             for index in indexes
         ]
-        self._driver.start(handles, payload, env, args)
+        self._driver.start(handles, orders)
         return handles
 
     def keep(self, machine: Machine) -> Machine:
@@ -240,60 +224,28 @@ class _Driver:
             boot=self._boot,
         )
 
-    @property
-    def is_bare(self) -> bool:
-        """Whether the machines do not run the user's program."""
-        return self._program.is_bare
-
-    def start(
-        self,
-        handles: list[OwnedHandle],
-        services: codec.Payload,
-        env: Mapping[str, str | None],
-        args: tuple[str, ...] | None,
-    ) -> None:
-        environ = dict(os.environ)
-        cwd = os.getcwd()
-        sys_path = _sys_path()
-
+    def start(self, handles: list[OwnedHandle], orders: Orders) -> None:
         def spec(batch: list[OwnedHandle], link: HostLink) -> LaunchSpec:
             return LaunchSpec(
                 machines=tuple(MachineSpec(id=each.id, index=each.index) for each in batch),
                 cluster=self._name,
-                program=self._program,
-                services=services,
-                args=args,
-                environ=environ,
-                env=env,
+                program=orders.program,
+                services=orders.services,
+                args=orders.args,
+                environ=orders.environ,
+                env=orders.env,
                 start_method=getattr(self._system, "start_method", "auto"),
                 maxprocs=link.host.maxprocs,
-                sys_path=sys_path,
-                cwd=cwd,
+                sys_path=orders.sys_path,
+                cwd=orders.cwd,
             )
 
         self._behind.runtime.spawn(self._fleet.start(handles, spec), "start")
 
     def _boot(self, host_id: str) -> Mapping[str, Any]:
         """Return what the supervisor of a host is to be given."""
-        credentials = None
-        if self._authority is not None:
-            issued = self._authority.issue(host_id)
-            import dataclasses
-
-            credentials = dataclasses.asdict(issued)
-        template = TemplateSpec(
-            program=self._program,
-            environ=dict(os.environ),
-            start_method=getattr(self._system, "start_method", "auto"),
-        )
-        return HostConfig(
-            cluster=self._name,
-            directory="",
-            transport=self._system.transport,
-            credentials=credentials,
-            sys_path=_sys_path(),
-            template=template,
-        ).to_mapping()
+        credentials = None if self._authority is None else self._authority.issue(host_id)
+        return host_config(self._name, self._system, self._program, credentials)
 
     async def shutdown(self) -> None:
         loop = self._behind.runtime.loop
@@ -308,7 +260,3 @@ class _Driver:
 
     def close_output(self, timeout: float) -> None:
         self._output.close(timeout)
-
-
-def _sys_path() -> tuple[str, ...]:
-    return tuple(entry for entry in sys.path if isinstance(entry, str))

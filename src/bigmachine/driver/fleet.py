@@ -147,6 +147,7 @@ class Fleet:
             task.cancel()
         if self._starting:
             await asyncio.wait(self._starting, timeout=_STARTING_SECONDS)
+        self._system.abandon(self._name)
         if self._links:
             await asyncio.wait(
                 [
@@ -159,6 +160,7 @@ class Fleet:
     def kill(self) -> None:
         """End every host at once; from any thread."""
         self._stopping = True
+        self._system.abandon(self._name)
         for link in self._links:
             link.kill()
 

@@ -239,6 +239,6 @@ class Machine:
 
     async def _close(self, grace: float) -> None:
         """End gracefully, within ``grace`` seconds."""
-        await self._server.close(grace * _CALLS_SHARE)
+        await self._server.drain(grace * _CALLS_SHARE)
         if self._residents is not None:
             await self._residents.close(grace * _CLOSE_SHARE)

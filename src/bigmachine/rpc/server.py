@@ -132,10 +132,8 @@ class Server:
         Args:
             timeout: How long to wait for them at most, in seconds; they are cancelled then.
         """
-        self.closing = True
         end = self.loop.time() + timeout
-        while self.running() and self.loop.time() < end:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await self.drain(timeout)
         tasks = {run.task for run in self._runs() if run.task is not None} | self._tasks
         for session in list(self._sessions):
             session.channel.close()
@@ -146,6 +144,16 @@ class Server:
         self.workers.close()
         if self._guard:
             allow_blocking(get_ident())
+
+    async def drain(self, timeout: float) -> None:
+        """Refuse new calls and wait for those in progress, at most ``timeout`` seconds.
+
+        Connections stay open: their end says that this server, whoever it served, is gone.
+        """
+        self.closing = True
+        end = self.loop.time() + timeout
+        while self.running() and self.loop.time() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
     def forget(self, session: Session) -> None:
         """Drop a connection that is gone."""

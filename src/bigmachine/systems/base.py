@@ -223,6 +223,24 @@ class System(ABC):
             ProvisionError: Not all could be had. Those already yielded stay in use.
         """
 
+    def begin(self, cluster: str, boot: Mapping[str, Any]) -> None:  # noqa: B027  few have anything
+        """Begin to launch the first host, while the driver still imports what talks to it.
+
+        Called in the program's own thread, right before the first `launch` for the cluster, where
+        ``transport`` is ``"unix"``; must not block nor raise what `launch` will raise. The default
+        does nothing.
+
+        Args:
+            cluster: The cluster's name, as `HostRequest.cluster` will have it.
+            boot: What the supervisor is to be given, as `HostRequest.boot` will return it.
+        """
+
+    def abandon(self, cluster: str) -> None:  # noqa: B027  few have anything to end
+        """End what `begin` has begun for a cluster and no `launch` has taken up. Never blocks long.
+
+        Called when the cluster ends, from any thread; idempotent.
+        """
+
     async def shutdown(self) -> None:
         """Release what the system holds beside its hosts, when a cluster has ended.
 

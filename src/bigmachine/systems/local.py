@@ -7,7 +7,6 @@ its directory, private to the user, goes with it, or at the next start at the la
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import json
@@ -20,13 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from bigmachine.errors import ProvisionError, UsageError
 from bigmachine.systems.base import Host, HostRequest, Keepalive, System
 
 if TYPE_CHECKING:
+    import asyncio
+
     from bigmachine.addresses import Address
 
 __all__ = ["Local"]
@@ -67,17 +68,38 @@ class Local(System):
             )
         self.transport = transport
         self.start_method = start_method
+        self._begun: dict[str, LocalHost] = {}
         if keepalive is not None:
             self.keepalive = Keepalive.every(keepalive)
 
     def __repr__(self) -> str:
         return f"<system local transport={self.transport} start_method={self.start_method}>"
 
+    def begin(self, cluster: str, boot: Mapping[str, Any]) -> None:
+        """Start the supervisor's process; see `System.begin`."""
+        if cluster in self._begun:
+            return
+        host = LocalHost()
+        try:
+            host.begin(boot)
+        except (ProvisionError, OSError):  # launch will meet it too, and say so
+            host.kill()
+        else:
+            self._begun[cluster] = host
+
+    def abandon(self, cluster: str) -> None:
+        """End a supervisor that was begun for nothing; see `System.abandon`."""
+        host = self._begun.pop(cluster, None)
+        if host is not None:
+            host.kill()
+
     async def launch(self, request: HostRequest) -> AsyncIterator[Host]:
         """Start the supervisor; see `System.launch`."""
-        host = LocalHost(f"local-{os.getpid()}-{os.urandom(2).hex()}")
+        host = self._begun.pop(request.cluster, None) or LocalHost()
         try:
-            await host.start(dict(request.boot(host.id)))
+            if not host.begun:
+                host.begin(request.boot(host.id))
+            await host.ready()
         except BaseException:
             host.kill()
             raise
@@ -88,8 +110,8 @@ class Local(System):
 class LocalHost(Host):
     """This computer, with a supervisor that is a child of this process."""
 
-    def __init__(self, host_id: str) -> None:
-        self.id = host_id
+    def __init__(self) -> None:
+        self.id = f"local-{os.getpid()}-{os.urandom(2).hex()}"
         self.capacity = CAPACITY
         self.maxprocs = 1
         self._process: subprocess.Popen[bytes] | None = None
@@ -98,27 +120,45 @@ class LocalHost(Host):
         self._lock = -1
         self._address: Address | None = None
 
-    async def start(self, boot: dict[str, Any]) -> None:
-        """Start the supervisor and wait until it is up.
+    @property
+    def begun(self) -> bool:
+        """Whether the supervisor's process has been started."""
+        return self._process is not None
+
+    def begin(self, boot: Mapping[str, Any]) -> None:
+        """Start the supervisor's process, and tell it what it is to be.
+
+        Raises:
+            ProvisionError: It cannot have a directory.
+            OSError: The system refused.
+        """
+        self._directory, self._lock = make_directory()
+        config = {**boot, "directory": self._directory, "driver_pid": os.getpid()}
+        text = json.dumps(config).encode()
+        ours, theirs = socket.socketpair()
+        self._boot = ours
+        try:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, len(text) * 2 + 4096)
+            ours.settimeout(START_SECONDS)
+            self._process = _spawn_supervisor(theirs)
+            ours.sendall(_LENGTH.pack(len(text)) + text)
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+
+    async def ready(self) -> None:
+        """Wait until the supervisor is up.
 
         Raises:
             ProvisionError: It did not come up.
         """
-        self._directory, self._lock = make_directory()
-        boot.update(directory=self._directory, driver_pid=os.getpid())
-        ours, theirs = socket.socketpair()
-        self._boot = ours
-        ours.setblocking(False)
-        try:
-            self._process = _spawn_supervisor(theirs)
-        finally:
-            theirs.close()
+        import asyncio
+
         loop = asyncio.get_running_loop()
-        text = json.dumps(boot).encode()
+        assert self._boot is not None
         try:
             async with asyncio.timeout(START_SECONDS):
-                await loop.sock_sendall(ours, _LENGTH.pack(len(text)) + text)
-                ready = json.loads(await _receive(ours, loop))
+                ready = json.loads(await _receive(self._boot, loop))
         except (OSError, EOFError, TimeoutError) as error:
             raise self._failure(str(error) or type(error).__name__) from error
         if not ready["ok"]:
@@ -142,12 +182,16 @@ class LocalHost(Host):
 
     async def stop(self, timeout: float) -> None:
         """Wait for the supervisor's end, and kill it when that takes too long."""
+        import asyncio
+
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.wait_closed(), timeout)
         self.kill()
 
     async def wait_closed(self) -> None:
         """Wait for the supervisor's end."""
+        import asyncio
+
         while self._process is not None and self._process.poll() is None:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 

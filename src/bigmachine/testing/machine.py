@@ -220,7 +220,7 @@ class InProcessMachine:
         if self._bringing_up is not None:
             self._bringing_up.cancel()
         if self._server is not None:
-            await self._server.close(grace * _CALLS_SHARE)
+            await self._server.drain(grace * _CALLS_SHARE)
         if self._residents is not None:
             await self._residents.close(grace * _CLOSE_SHARE)
         self._die(DeathKind.SHUTDOWN)
