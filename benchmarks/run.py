@@ -56,8 +56,9 @@ class Runner:
             try:
                 figures = self.case(contestant, job.case, {**self.params, **job.params})
             except CaseFailed as error:
-                self.report.failures.append(f"{contestant} {job.case} {job.params}: {error}")
-                print(self.report.failures[-1], file=sys.stderr)
+                what = f"{contestant} {job.case} {job.params}"
+                print(f"{what}: {error}", file=sys.stderr)
+                self.report.failures.append(f"{what}: {str(error).strip().splitlines()[-1]}")
                 continue
             floor = None
             if job.floor and figures:
