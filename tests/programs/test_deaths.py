@@ -496,38 +496,5 @@ def test_a_killed_template_is_replaced_and_its_machines_go_on(tmp_path: Path) ->
         program.assert_gone(1.0)
 
 
-NEVER = """
-print("the program is read")
-if not bm.is_driver():
-    {how}
-with bm.start() as cluster:
-    machine, = cluster.start(1, services={{"P": Probe()}})
-    error = machine.call(Probe.pid).exception(20)
-    death = error.death
-    say("boot", json.dumps([death.kind, death.exit_code, death.signal, str(error)]))
-"""
-
-
-@pytest.mark.parametrize(
-    ("how", "code", "signal_name", "shown"),
-    [
-        ("sys.exit(7)", 7, None, "exit code 7"),
-        ("raise LookupError('lost')", 1, None, "LookupError: lost"),
-        ("ctypes.string_at(0)", None, "SIGSEGV", "SIGSEGV"),
-        ("print('over'); sys.stdout.flush(); os._exit(0)", 0, None, "over"),
-    ],
-)
-def test_a_program_that_ends_before_it_starts_a_cluster_says_boot(
-    tmp_path: Path, how: str, code: int | None, signal_name: str | None, shown: str
-) -> None:
-    with driven(NEVER.format(how=how), tmp_path) as program:
-        kind, exit_code, ended_by, text = program.record("boot")
-        assert (kind, exit_code, ended_by) == ("boot", code, signal_name), text
-        assert "never came up" in text
-        assert shown in text
-        assert program.wait() == 0, program.shown()
-        program.assert_gone(1.0)
-
-
 def _wait_for_the_end_of(pids: list[int], timeout: float) -> None:
     wait_until(lambda: not any(map(exists, pids)), timeout)

@@ -214,6 +214,12 @@ class Handle(ABC):
         return self.dialer.tls(address), address.subject or None
 
 
+def _resolved() -> Future[None]:
+    future: Future[None] = Future()
+    future.resolve()
+    return future
+
+
 def _failed(error: BaseException) -> Future[Any]:
     future: Future[Any] = Future()
     future.resolve(None, error)
@@ -247,6 +253,8 @@ class OwnedHandle(Handle):
 
     def shutdown(self) -> Future[None]:
         """End the machine gracefully; resolves when it is gone."""
+        if self.error is not None:
+            return _resolved()
         return self.runtime.spawn(self._stop(), f"stop {self.label}")
 
     async def _stop(self) -> None:

@@ -110,7 +110,8 @@ class HostLink:
                 async with asyncio.timeout(left(_DRAIN_SECONDS)):
                     await self.control.call("Host.shutdown", (left(_FORCE_SECONDS),))
             except (BigmachineError, TimeoutError) as error:
-                logger.warning("%s did not shut down in time: %s", self.host.id, error)
+                if not self.lost:  # killed meanwhile
+                    logger.warning("%s did not shut down in time: %s", self.host.id, error)
         await asyncio.wait((events, output), timeout=left(_STOP_SECONDS))
         self._end(DeathKind.SHUTDOWN, "")
         self.control.close()  # the supervisor, which has nothing more to say, waits for that
@@ -120,6 +121,7 @@ class HostLink:
 
     def kill(self) -> None:
         """End the host at once; from any thread."""
+        self.lost = True
         self.host.kill()
 
     # What comes over the connection.

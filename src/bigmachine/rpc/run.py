@@ -135,7 +135,7 @@ class Run:
             if self._flags & frames.FLAG_STREAM or hasattr(type(result), "__next__"):
                 server = self._session.server
                 context = server.context.copy()
-                server.workers.submit(partial(context.run, self._stream_in_thread, result))
+                server.workers.submit(lambda: context.run(self._stream_in_thread, result))
                 return
             if type(result) in _ATOMS:
                 body = dumps(result, 5)
@@ -162,7 +162,8 @@ class Run:
                 await outlet.put_async(item)
             self._end_stream()
         except StreamClosedError:
-            await generator.aclose()
+            if generator is not None:
+                await generator.aclose()
             self._end_stream()
         except asyncio.CancelledError as error:
             self._was_cancelled(error)
@@ -285,6 +286,8 @@ class Run:
             self._fail(error, by_application=False)
             return
         self._end()
+        if self.cancelled and self._session.server.closing:
+            return  # cut short, which a plain end would hide: the connection's end will tell
         key = (self.number, 0)
         self._session.channel.send((frames.frame(frames.END, *key), key))
 

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 HANDSHAKE_SECONDS: Final = 10.0
 MAX_CALLS: Final = 100_000
 """How many calls one connection may have in progress."""
+_CANCEL_SECONDS: Final = 0.1  # for tasks that were cancelled to see that
 
 
 class Server:
@@ -133,7 +134,7 @@ class Server:
             timeout: How long to wait for them at most, in seconds; they are cancelled then.
         """
         end = self.loop.time() + timeout
-        await self.drain(timeout)
+        await self._finish_calls(end)
         tasks = {run.task for run in self._runs() if run.task is not None} | self._tasks
         for session in list(self._sessions):
             session.channel.close()
@@ -146,12 +147,23 @@ class Server:
             allow_blocking(get_ident())
 
     async def drain(self, timeout: float) -> None:
-        """Refuse new calls and wait for those in progress, at most ``timeout`` seconds.
+        """Refuse new calls, wait for those in progress, then cancel them.
 
-        Connections stay open: their end says that this server, whoever it served, is gone.
+        They are not answered then, and connections stay open: it is for their end to say that
+        whoever has served here is gone.
+
+        Args:
+            timeout: How long to wait for them at most, in seconds.
         """
+        await self._finish_calls(self.loop.time() + timeout)
+        tasks = {run.task for run in self._runs() if run.task is not None}
+        for run in self._runs():
+            run.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
+
+    async def _finish_calls(self, end: float) -> None:
         self.closing = True
-        end = self.loop.time() + timeout
         while self.running() and self.loop.time() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

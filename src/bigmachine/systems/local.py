@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -118,6 +119,7 @@ class LocalHost(Host):
         self._boot: socket.socket | None = None
         self._directory = ""
         self._lock = -1
+        self._killing = threading.Lock()
         self._address: Address | None = None
 
     @property
@@ -197,17 +199,17 @@ class LocalHost(Host):
 
     def kill(self) -> None:
         """Kill the supervisor; its machines end with it."""
-        process = self._process
-        if process is not None:
-            _end_at_once(process)
-        if self._boot is not None:
-            self._boot.close()
-            self._boot = None
-        if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        with self._killing:
+            if self._process is not None:
+                _end_at_once(self._process)
+            if self._boot is not None:
+                self._boot.close()
+                self._boot = None
+            if self._directory:
+                shutil.rmtree(self._directory, ignore_errors=True)
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
 
     def reap(self, pids: Sequence[int]) -> None:
         """Kill what a supervisor that is gone has left of its machines."""
