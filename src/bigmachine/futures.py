@@ -431,21 +431,23 @@ class Future(cf.Future[T]):
     def _waited_for_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """A running loop waits; None: somebody elsewhere takes an interest."""
 
-    # `concurrent.futures.wait` and `as_completed` reach for these two.
+    # `concurrent.futures.wait` and `as_completed` reach for these two: made when they do.
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
-        self._waited_for_in(None)
-        with _lock:
-            if self._watched is None:
-                self._watched = threading.Condition()
-            return self._watched
+    if not TYPE_CHECKING:  # to a checker they are the attributes that the base class declares
 
-    @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]
-        if self._watchers is None:
-            self._watchers = []
-        return self._watchers
+        @property
+        def _condition(self) -> threading.Condition:
+            self._waited_for_in(None)
+            with _lock:
+                if self._watched is None:
+                    self._watched = threading.Condition()
+                return self._watched
+
+        @property
+        def _waiters(self) -> list[Any]:
+            if self._watchers is None:
+                self._watchers = []
+            return self._watchers
 
 
 _LONGEST = threading.TIMEOUT_MAX
