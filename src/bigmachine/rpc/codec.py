@@ -12,8 +12,11 @@ belongs to modules that they cannot import.
 
 from __future__ import annotations
 
+import copyreg
+import io
 import pickle
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -118,12 +121,16 @@ def encode(value: Any, what: str = "value") -> Payload:
         PayloadError: It cannot be encoded; ``path`` names the attribute that is to blame.
     """
     buffers: list[tuple[Any, int]] = []
+    read_only = False
 
     def take(buffer: pickle.PickleBuffer) -> bool:
+        nonlocal read_only
         try:
             view = buffer.raw()
         except BufferError:  # not contiguous: pickle copies it
             return True
+        if view.readonly and _kind_of(buffer) == landing.BUFFER:
+            read_only = True
         if view.nbytes < OUT_OF_BAND_BYTES or len(buffers) >= _MAX_BUFFERS:
             return True
         buffers.append((view, _kind_of(buffer)))
@@ -131,6 +138,9 @@ def encode(value: Any, what: str = "value") -> Payload:
 
     try:
         body = pickle.dumps(value, 5, buffer_callback=take)
+        if read_only and "numpy" in sys.modules:
+            buffers.clear()
+            body = _dump_writable(value, take)
         if not (_by_value and _is_lacking(body)):
             return Payload(body, tuple(buffers))
     except NotReadyError:
@@ -147,6 +157,23 @@ def encode(value: Any, what: str = "value") -> Payload:
     except Exception as error:
         raise _payload_error(value, what, error) from error
     return Payload(body, tuple(buffers))
+
+
+def _dump_writable(value: Any, take: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+    """Pickle a value whose read-only arrays are to arrive writable, as all others do.
+
+    Pickle has a read-only buffer arrive read-only; so such an array goes as a copy.
+    """
+    array_type = sys.modules["numpy"].ndarray
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, 5, buffer_callback=take)
+    pickler.dispatch_table = {**copyreg.dispatch_table, array_type: _reduce_writable}
+    pickler.dump(value)
+    return file.getvalue()
+
+
+def _reduce_writable(array: Any) -> Any:
+    return (array if array.flags.writeable else array.copy()).__reduce_ex__(5)
 
 
 def decode(body: Buffer, buffers: Sequence[Any] = ()) -> Any:

@@ -175,3 +175,13 @@ def test_what_belongs_to_main_goes_by_value_where_the_other_side_lacks_it(
     assert codec.decode(by_value.body).x() == 4
     with pytest.raises(PayloadError):
         codec.decode(by_reference.body)
+
+
+def test_read_only_arrays_arrive_writable_too() -> None:
+    np = pytest.importorskip("numpy")
+    for count in (3, 100_000):
+        array = np.frombuffer(bytes(8 * count), dtype="f8")
+        assert not array.flags.writeable
+        arrived = there_and_back({"a": [array], "b": np.broadcast_to(np.arange(3.0), (2, 3))})
+        arrived["a"][0][0] = arrived["b"][1, 0] = 7
+        assert not array.any()
