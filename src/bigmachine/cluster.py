@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 from bigmachine.errors import UsageError
@@ -424,14 +424,13 @@ def _default_name() -> str:
 
 
 def _merge(services: Services | Sequence[Services]) -> dict[str, object]:
-    several: Iterable[Services] = [services] if isinstance(services, Mapping) else services
+    several = [services] if isinstance(services, Mapping) else services
+    if not isinstance(several, Sequence) or not all(isinstance(each, Mapping) for each in several):
+        raise UsageError(
+            f"services={services!r}: give a mapping of names to services, or several mappings"
+        )
     merged: dict[str, object] = {}
     for mapping in several:
-        if not isinstance(mapping, Mapping):
-            raise UsageError(
-                f"services={type(services).__name__}: give a mapping of names to services, "
-                f"or several"
-            )
         merged.update(mapping)
     if not merged:
         raise UsageError("cluster.start without services: a machine needs at least one to serve")

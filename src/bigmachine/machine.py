@@ -15,6 +15,7 @@ from bigmachine.errors import (
     CallTimeoutError,
     MachineStoppedError,
     TransportError,
+    UsageError,
 )
 from bigmachine.futures import Future
 from bigmachine.service import ServiceTable
@@ -377,7 +378,12 @@ class Machines(Sequence[Machine]):
 
         It resolves when each is RUNNING or STOPPED; if none came up it raises an
         `ExceptionGroup` of their errors.
+
+        Raises:
+            UsageError: These are no machines at all, as a slice may be.
         """
+        if not self._machines:
+            raise UsageError("there are no machines here to wait for")
         return self._machines[0]._handle.runtime.spawn(self._running(), "running")
 
     @overload
