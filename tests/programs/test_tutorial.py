@@ -1,4 +1,4 @@
-"""What docs/tutorial.md and the README show is what happens.
+"""What docs/tutorial.md and the README show is what happens, and was measured.
 
 A section of the tutorial is a test, in a directory of its own. In it
 
@@ -12,6 +12,7 @@ A section of the tutorial is a test, in a directory of its own. In it
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -126,6 +127,23 @@ def test_the_readmes_program_estimates_pi(tmp_path: Path, run_program: RunProgra
 
     assert abs(float(ran.stdout) - 3.14159) < 0.01
     assert ran.stderr == ""
+
+
+def test_the_readmes_figures_are_those_of_the_recorded_run() -> None:
+    recorded = json.loads((ROOT / "benchmarks/results/peers.json").read_text("utf-8"))["figures"]
+    by_title = {f"{each['title']}, {each['unit']}": each for each in recorded.values()}
+    names = ("bigmachine", "bigmachine-tls", "ray", "dask", "grpc", "managers")
+    table = (ROOT / "README.md").read_text("utf-8").partition("## How fast")[2].partition("## ")[0]
+    _, _, *rows = re.findall(r"^\| (.+) \|$", table, re.MULTILINE)
+
+    assert rows
+    for title, *shown in (row.split(" | ") for row in rows):
+        found = by_title[title]["contestants"]
+        for name, figure in zip(names, shown, strict=True):
+            if figure == "-":
+                assert name not in found, (title, name)
+            else:
+                assert float(figure) == pytest.approx(found[name]["median"], rel=0.1), (title, name)
 
 
 @pytest.mark.parametrize("page", [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))],
