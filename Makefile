@@ -67,7 +67,7 @@ check-layers: .venv/installed-dev
 	.venv/bin/lint-imports
 
 bench: .venv/installed-bench
-	.venv/bin/python -m benchmarks
+	.venv/bin/python -m benchmarks.run
 
 format: .venv/installed-dev
 	.venv/bin/ruff check --fix .
