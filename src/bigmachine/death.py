@@ -108,6 +108,8 @@ class Death:
                 happened = "was lost together with its host"
             case DeathKind.INIT:
                 return f"stopped because init of a service raised {self._reason()}"
+            case DeathKind.BOOT if self.detail and not self._status(""):
+                return f"never came up: {self.detail.rstrip('. ')}"
             case DeathKind.BOOT:
                 happened = (
                     "never came up: its program ended before it reached bigmachine.start"
@@ -137,6 +139,8 @@ class Death:
 
     def _advice(self) -> str:
         """Return what to do about it; "" where the rest of the text says that."""
+        if self.kind is DeathKind.BOOT and not self._status(""):
+            return ""  # it was not the program that failed
         if self.kind is DeathKind.SIGNAL:
             return _SIGNAL_ADVICE.get(self.signal or "", "")
         return _ADVICE.get(self.kind, "")

@@ -87,7 +87,7 @@ class HostLink:
             handle.advance(Happening.PLACED)
         try:
             await self.control.call("Host.launch", (spec,))
-        except BigmachineError as error:
+        except Exception as error:  # whatever it was, they must not wait for ever
             for handle in handles:
                 death = Death(kind=DeathKind.HOST, machine=handle.label, detail=str(error))
                 handle.advance(Happening.DIED, death, cause=error)

@@ -112,8 +112,8 @@ class HostedMachine:
         self._asks = 0
         self._killing: asyncio.Task[None] | None = None
         self._stop_timer: asyncio.TimerHandle | None = None
-        self._link, self._link_fd = Link.pair()
-        self._link_open = True
+        self._link: Link  # from `open` on
+        self._link_open = False
         self._pipes: dict[Stream, int] = {}
 
     def __repr__(self) -> str:
@@ -132,17 +132,36 @@ class HostedMachine:
 
     # Beginning
 
-    def open(self) -> tuple[int, int, int]:
-        """Make its pipes; return the descriptors for its stdout, its stderr and its link."""
+    def open(self, parcel: int) -> tuple[int, ...]:
+        """Make its pipes and its link.
+
+        Args:
+            parcel: The descriptor of its services.
+
+        Returns:
+            Descriptors for its stdout, its stderr, its link and its services.
+
+        Raises:
+            OSError: There is no room for them.
+        """
         far: list[int] = []
-        for stream in STREAMS:
-            near, other = os.pipe()
-            os.set_blocking(near, False)
-            self._pipes[stream] = near
-            self._home.loop.add_reader(near, self._read, stream)
-            far.append(other)
+        try:
+            for stream in STREAMS:
+                near, other = os.pipe()
+                far.append(other)
+                os.set_blocking(near, False)
+                self._pipes[stream] = near
+                self._home.loop.add_reader(near, self._read, stream)
+            far.append(os.dup(parcel))
+            self._link, link_fd = Link.pair()
+        except OSError:
+            for fd in far:
+                os.close(fd)
+            raise
+        self._link_open = True
         self._link.attach(self._home.loop, self._on_message, self._on_link_end)
-        return far[0], far[1], self._link_fd
+        stdout, stderr, services = far
+        return stdout, stderr, link_fd, services
 
     def started(self, pid: int, stack_fd: int, ended: Exit | None) -> None:
         """It has a process.
@@ -396,8 +415,9 @@ class HostedMachine:
         self._check_drained()
 
     def _close_link(self) -> None:
-        self._link_open = False
-        self._link.close()
+        if self._link_open:
+            self._link_open = False
+            self._link.close()
 
 
 def wait_all(machines: list[HostedMachine]) -> Awaitable[Any]:

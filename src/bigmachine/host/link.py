@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _HEADER: Final = struct.Struct("!IB")
 _READ_BYTES: Final = 256 << 10
 _MAX_FDS: Final = 8  # with one message
+_MESSAGES_AT_ONCE: Final = 16  # each may hold descriptors, of which there are not many
 _RETRY_SECONDS: Final = 0.005
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_MAX_FDS * array("i").itemsize)
 _RECEIVE_FLAGS: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -188,8 +189,8 @@ class Link:
         self._loop.call_later(_RETRY_SECONDS, self._flush)
 
     def _read(self) -> None:
-        """Read until there is nothing more, now."""
-        while not self._ended:
+        """Read until there is nothing more, now, or enough for one turn."""
+        while not self._ended and len(self._messages) < _MESSAGES_AT_ONCE:
             try:
                 data, ancillary, flags, _ = self._socket.recvmsg(
                     _READ_BYTES, _ANCILLARY_BYTES, _RECEIVE_FLAGS

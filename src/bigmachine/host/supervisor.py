@@ -187,6 +187,7 @@ class Supervisor:
 
     def launch(self, spec: LaunchSpec) -> None:
         """Start machines; what becomes of them is told by events."""
+        from bigmachine.host.launcher import BootFailure
         from bigmachine.host.messages import MachineStart
         from bigmachine.host.parcel import write_parcel
 
@@ -207,7 +208,12 @@ class Supervisor:
                     sys_path=spec.sys_path,
                     cwd=spec.cwd,
                 )
-                fds = (*machine.open(), os.dup(parcel))
+                try:
+                    fds = machine.open(parcel)
+                except OSError as error:  # too many open files, above all; the others go on
+                    detail = f"its supervisor cannot make its pipes: {error} (ulimit -n)"
+                    machine.failed(BootFailure(detail=detail))
+                    continue
                 if self._stopping is None:
                     self._launcher.launch(template, (start, fds), modules=modules)
                 else:

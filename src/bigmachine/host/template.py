@@ -44,6 +44,8 @@ from bigmachine.host.messages import (
 BATCH: Final = 16
 """How many machines one intermediate makes: they wait until it has ended."""
 
+_FDS: Final = 4  # that come with a request: stdout, stderr, link, services
+
 Request = tuple[MachineStart, tuple[int, ...]]
 
 
@@ -123,6 +125,8 @@ class Template:
         self._forks = not reason
         surroundings.prepare_template()
         context = machine.prepare(self.start)
+        # For the descriptors of machines that are about to be made; they have the program's limit.
+        open_files = osdep.raise_open_files_limit()
         gc.freeze()
         self.link.send(Reached(stack_fd=surroundings.stack_fd, reason=reason))
         while True:
@@ -130,10 +134,11 @@ class Template:
             if not self._forks:
                 ((request, fds),) = batch
                 self.link.close()
+                osdep.restore_open_files_limit(open_files)
                 machine.run(request, fds, context)
             while len(batch) < BATCH and self.link.waiting():
                 batch.append(self._next())
-            self._make(batch, context)
+            self._make(batch, context, open_files)
 
     def _why_not_fork(self) -> str:
         if self.start.start_method == "spawn":
@@ -156,12 +161,22 @@ class Template:
             except EOFError:
                 message, fds = Retire(), ()
             if isinstance(message, MachineStart):
-                return message, fds
+                if len(fds) == _FDS:
+                    return message, fds
+                self._refuse(message, fds)
+                continue
             if not isinstance(message, Preload):
                 break
             self._preload(message)
         _remove_temporary_directories()
         os._exit(0)
+
+    def _refuse(self, request: MachineStart, fds: tuple[int, ...]) -> None:
+        """The kernel had no room here for all that came with a request."""
+        for fd in fds:
+            os.close(fd)
+        reason = "its template may not have so many open files (ulimit -n)"
+        self.link.send(ForkFailed(machine_id=request.identity.id, reason=reason))
 
     def _preload(self, wanted: Preload) -> None:
         """Import what the services need, so that each machine finds it here."""
@@ -174,7 +189,7 @@ class Template:
         self._forks = not reason
         self.link.send(Preloaded(reason=reason))
 
-    def _make(self, batch: list[Request], context: Any) -> None:
+    def _make(self, batch: list[Request], context: Any, open_files: int) -> None:
         template_pid = os.getpid()
         try:
             pid = _fork()
@@ -184,13 +199,13 @@ class Template:
         else:
             if pid == 0:
                 processes.protect_from_orphanhood(template_pid)
-                self._make_each(batch, context)
+                self._make_each(batch, context, open_files)
             os.waitpid(pid, 0)
         for _, fds in batch:
             for fd in fds:
                 os.close(fd)
 
-    def _make_each(self, batch: list[Request], context: Any) -> NoReturn:
+    def _make_each(self, batch: list[Request], context: Any, open_files: int) -> NoReturn:
         """In the intermediate: fork each machine and end."""
         from bigmachine.host import machine
 
@@ -208,6 +223,7 @@ class Template:
                     if others is not fds:
                         for fd in others:
                             os.close(fd)
+                osdep.restore_open_files_limit(open_files)
                 machine.run(request, fds, context, intermediate=intermediate)
             self.link.send(Forked(machine_id=identity.id, pid=pid))
         os._exit(0)
