@@ -436,11 +436,17 @@ def test_the_descendants_of_a_machine_end_with_it_and_no_others(tmp_path: Path, 
 
 
 HOST_LOST = """
+class Parent(Probe):
+    def leave_child(self):
+        return subprocess.Popen(["sleep", "600"], start_new_session=True, env={}).pid
+
+
 with bm.start(Local(transport=sys.argv[1])) as cluster:
-    machines = cluster.start(3, services={"P": Probe()})
-    pids = [each.call(Probe.pid).result(20) for each in machines]
-    calls = [each.call(Probe.block) for each in machines]
-    say("ready", json.dumps(pids))
+    machines = cluster.start(3, services={"P": Parent()})
+    pids = [each.call(Parent.pid).result(20) for each in machines]
+    children = [each.call(Parent.leave_child).result(20) for each in machines]
+    calls = [each.call(Parent.block) for each in machines]
+    say("ready", json.dumps(pids + children))
     listen()
     errors = [call.exception(20) for call in calls]
     say("errors", json.dumps([[error.death.kind, str(error)] for error in errors]))

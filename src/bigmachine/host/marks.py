@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from bigmachine import osdep
+
 # The limit concerns processes with real-time scheduling alone, and is in microseconds: this is
 # 73,000 years. The numbers above it are free to mean something.
 _BASE: Final = 1 << 61
@@ -22,6 +24,16 @@ _ORDINAL_BITS: Final = 24
 def new_mark_space() -> int:
     """Return the first of 16 million marks that no other supervisor uses."""
     return _BASE + (int.from_bytes(os.urandom(4), "big") << _ORDINAL_BITS)
+
+
+def marked_like(mark: int) -> list[int]:
+    """List the processes that have this mark or another one of the same supervisor's."""
+    space = mark >> _ORDINAL_BITS
+    return [
+        pid
+        for pid in osdep.all_processes()
+        if (found := mark_of(pid)) is not None and found >> _ORDINAL_BITS == space
+    ]
 
 
 def mark_self(mark: int) -> bool:

@@ -194,12 +194,14 @@ class HostReady:
         ok: Whether it runs.
         pid: Its process.
         address: Where it accepts connections: `bigmachine.addresses`, without a target.
+        mark: One of the marks (`bigmachine.host.marks`) that are this supervisor's alone.
         error: Why it does not run, or "".
     """
 
     ok: bool
     pid: int
     address: str = ""
+    mark: int = 0
     error: str = ""
 
 

@@ -167,7 +167,8 @@ class Supervisor:
         self.loop.add_signal_handler(AT_ONCE_SIGNAL, self.lapse)
         if watch is not None:
             self.loop.add_reader(watch, self.lapse)
-        _send(boot, HostReady(ok=True, pid=os.getpid(), address=str(self.address)))
+        mark = self._launcher.surroundings.new_mark()
+        _send(boot, HostReady(ok=True, pid=os.getpid(), address=str(self.address), mark=mark))
         if self.config.transport == "unix":
             self.server.adopt(boot)
         else:

@@ -37,6 +37,8 @@ CAPACITY: Final = 100_000
 START_SECONDS: Final = 30.0
 AT_ONCE_SECONDS: Final = 0.5
 """How long a supervisor has to kill its machines and what they have started."""
+SWEEPS: Final = 20
+"""How often it is looked for processes that are left: they may be starting others."""
 TURN_SECONDS: Final = 1.0
 """How long one start waits for others that make their directories."""
 _LENGTH: Final = struct.Struct(">I")  # before each of the two JSON texts of the boot socket
@@ -119,6 +121,7 @@ class LocalHost(Host):
         self._boot: socket.socket | None = None
         self._directory = ""
         self._lock = -1
+        self._mark = 0
         self._killing = threading.Lock()
         self._address: Address | None = None
 
@@ -169,6 +172,7 @@ class LocalHost(Host):
 
         self._address = Address.parse(ready["address"])
         self.address = ready["address"]
+        self._mark = ready["mark"]
 
     async def connect(self) -> socket.socket:
         """Return the control connection: the boot socket itself, or with TLS a new one."""
@@ -202,6 +206,8 @@ class LocalHost(Host):
         with self._killing:
             if self._process is not None:
                 _end_at_once(self._process)
+                if self._process.returncode < 0:
+                    self._sweep()
             if self._boot is not None:
                 self._boot.close()
                 self._boot = None
@@ -216,6 +222,18 @@ class LocalHost(Host):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
+
+    def _sweep(self) -> None:
+        """Kill what machines have started: the supervisor, which would have, was killed itself."""
+        from bigmachine.host import marks
+
+        for _ in range(SWEEPS):
+            left = marks.marked_like(self._mark) if self._mark else ()
+            if not left:
+                return
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
 
     def cause(self) -> str:
         """Return how the supervisor ended, where it has."""
