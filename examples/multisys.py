@@ -51,7 +51,8 @@ def main() -> None:
         high = count_on(second.start(args.machines, services=services), half, args.n)
         total = sum(future.result() for future in as_completed([*low, *high]))
         for cluster in (first, second):
-            print(f"cluster {cluster.name!r}:", *(machine.addr for machine in cluster.machines))
+            addresses = " ".join(machine.addr for machine in cluster.machines)
+            print(f"cluster {cluster.name!r}: {addresses}")  # one text: machines print, too
         first.shutdown().result()
         few = second.machines[0].call(Primes.count, 0, 100).result()
         print(f"after {first.name!r} ended, {second.name!r} still counts: {few} below 100")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .driven import SLACK, driven, send
+from .driven import driven, send
 
 ANSWER_SECONDS = 0.1
 """Within this time a busy machine's supervisor answers."""
@@ -64,7 +64,7 @@ def check_busy(tmp_path: Path, seconds: float, keepalive: float) -> None:
     with driven(BUSY, tmp_path, str(seconds), str(keepalive)) as program:
         asked, slowest, _ = program.record("answers", timeout=seconds * 3 + 30)
         assert asked >= 3
-        assert slowest < ANSWER_SECONDS * SLACK
+        assert slowest < ANSWER_SECONDS * 5
         assert program.record("results", timeout=60) == ["awake", "computed", "matched"]
         assert program.record("states") == ["RUNNING"] * 4
         assert program.record("pings") >= 3
