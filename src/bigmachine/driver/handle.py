@@ -361,6 +361,11 @@ class DialledHandle(Handle):
             self.advance(Happening.DIED, error.death)
             return error
         except BigmachineError as error:
+            if self._address.kind == "unix" and isinstance(error.__cause__, _NOBODY_THERE):
+                # A socket of one supervisor alone, which does not come back.
+                detail = "nobody answers at the socket of its host any more"
+                death = Death(kind=DeathKind.HOST, machine=self.label, detail=detail)
+                self.advance(Happening.DIED, death)
             return error
         self.advance(Happening.READY)
         return None
@@ -401,6 +406,7 @@ class DialledHandle(Handle):
         return None
 
 
+_NOBODY_THERE: Final = (FileNotFoundError, ConnectionRefusedError)
 PING_SECONDS: Final = 5.0
 """How often a dialled machine's supervisor is asked, once somebody wants to know."""
 _VERDICT_PINGS = 5

@@ -20,7 +20,7 @@ from functools import partial
 from math import inf
 from typing import Any, Final
 
-from bigmachine.errors import BigmachineError, NoSuchServiceError, RemoteProtocolError
+from bigmachine.errors import BigmachineError, RemoteProtocolError
 from bigmachine.futures import allow_blocking, forbid_blocking
 from bigmachine.rpc.methods import Kind, Method, Registry
 from bigmachine.rpc.run import Run, error_payload
@@ -128,7 +128,7 @@ class Server:
         return [run for session in self._sessions for run in list(session.runs.values())]
 
     async def close(self, timeout: float) -> None:
-        """Refuse new calls, wait for those in progress, then close every connection.
+        """Take no new calls, wait for those in progress, then close every connection.
 
         Args:
             timeout: How long to wait for them at most, in seconds; they are cancelled then.
@@ -147,7 +147,7 @@ class Server:
             allow_blocking(get_ident())
 
     async def drain(self, timeout: float) -> None:
-        """Refuse new calls, wait for those in progress, then cancel them.
+        """Take no new calls, wait for those in progress, then cancel them.
 
         They are not answered then, and connections stay open: it is for their end to say that
         whoever has served here is gone.
@@ -175,11 +175,9 @@ class Server:
         """Return the method that a CALL names.
 
         Raises:
-            NoSuchServiceError: There is no such service, or calls are no longer taken.
+            NoSuchServiceError: There is no such service.
             NoSuchMethodError: The service has no such public method.
         """
-        if self.closing:
-            raise NoSuchServiceError(f"{self.name} is shutting down and takes no calls")
         method = self._methods.get(name)
         if method is None:
             method = self._methods[name] = self.registry.find(frames.method_name(name))
@@ -226,6 +224,8 @@ class Session:
     def _start(self, event: Event) -> None:
         _, flags, _, number, body, parts = event
         server = self.server
+        if server.closing:
+            return  # it will never run, which the connection's end will tell
         left, name, offset = frames.split_call(body)
         if number in self.runs or len(self.runs) >= MAX_CALLS:
             raise RemoteProtocolError(f"call {number} cannot begin: it runs, or too many do")
