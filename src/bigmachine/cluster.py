@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bigmachine.calls import Current
     from bigmachine.driver.behind import Behind
     from bigmachine.host.messages import MachineIdentity, Program
+    from bigmachine.image.build import Image
     from bigmachine.machine import Machine, Machines
     from bigmachine.systems.base import System
 
@@ -183,7 +184,7 @@ class Cluster:
         services: Services | Sequence[Services],
         env: Mapping[str, str | None] | None = None,
         args: Sequence[str] | None = None,
-        image: object | None = None,
+        image: Image | None = None,
     ) -> Machines:
         """Start up to ``n`` machines. Never blocks on them: their handles come back at once.
 
@@ -196,7 +197,8 @@ class Cluster:
             env: Changes to the machines' environment; None removes a variable. Later ones
                 override.
             args: What the machines' program gets as arguments in place of the driver's.
-            image: Not for machines on this host, which share its disk.
+            image: The program's environment (`bigmachine.image`), for machines on other hosts; None
+                is the driver's own. Not for machines on this host, which share its disk.
 
         Raises:
             UsageError: ``n`` is below 1, there are no services, or this is no driver's cluster.
@@ -211,14 +213,20 @@ class Cluster:
             raise UsageError("machines cannot start machines: have the driver do that")
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise UsageError(f"cluster.start({n!r}): give the number of machines, at least 1")
-        if image is not None:
+        if image is not None and self._system.is_here:
             raise UsageError(f"image=: machines of system {self._system.name} share this disk")
         merged = _merge(services)
         changes = _check_env(env)
         table = ServiceTable(merged)
         indexes = [next(self._indexes) for _ in range(n)]
         orders = Orders.of(
-            self._program, merged, changes, None if args is None else tuple(map(str, args))
+            self._name,
+            self._system,
+            self._program,
+            merged,
+            env=changes,
+            args=None if args is None else tuple(map(str, args)),
+            image=image,
         )
         with self._building:
             self._check_usable()

@@ -23,13 +23,13 @@ from bigmachine.driver.output import Output
 from bigmachine.driver.runtime import Runtime
 from bigmachine.errors import UsageError
 from bigmachine.futures import Future
-from bigmachine.host.messages import LaunchSpec, MachineSpec, Program
+from bigmachine.host.messages import Program
 from bigmachine.rpc import codec
 from bigmachine.rpc.client import Client
 from bigmachine.rpc.dialer import Dialer
 
 if TYPE_CHECKING:
-    from bigmachine.driver.hostlink import HostLink
+    from bigmachine.driver.abroad import Abroad
     from bigmachine.host.messages import MachineIdentity
     from bigmachine.machine import Machine
     from bigmachine.security.authority import Authority
@@ -215,6 +215,11 @@ class _Driver:
         self._program = program
         self._authority = authority
         self._output = Output(output, name=name)
+        self._abroad: Abroad | None = None
+        if not system.is_here:
+            from bigmachine.driver.abroad import Abroad
+
+            self._abroad = Abroad(name, system, program, behind.runtime, behind._dialer)
         self._fleet = Fleet(
             name=name,
             system=system,
@@ -222,29 +227,20 @@ class _Driver:
             dialer=behind._dialer,
             output=self._output,
             boot=self._boot,
+            abroad=self._abroad,
         )
 
     def start(self, handles: list[OwnedHandle], orders: Orders) -> None:
-        def spec(batch: list[OwnedHandle], link: HostLink) -> LaunchSpec:
-            return LaunchSpec(
-                machines=tuple(MachineSpec(id=each.id, index=each.index) for each in batch),
-                cluster=self._name,
-                program=orders.program,
-                services=orders.services,
-                args=orders.args,
-                environ=orders.environ,
-                env=orders.env,
-                start_method=getattr(self._system, "start_method", "auto"),
-                maxprocs=link.host.maxprocs,
-                sys_path=orders.sys_path,
-                cwd=orders.cwd,
-            )
-
-        self._behind.runtime.spawn(self._fleet.start(handles, spec), "start")
+        if self._abroad is not None:
+            self._behind.runtime.spawn(self._abroad.begin(orders.image), "begin")
+        self._behind.runtime.spawn(self._fleet.start(handles, orders), "start")
 
     def _boot(self, host_id: str) -> Mapping[str, Any]:
         """Return what the supervisor of a host is to be given."""
         credentials = None if self._authority is None else self._authority.issue(host_id)
+        if self._abroad is not None:
+            assert credentials is not None
+            return self._abroad.boot_config(host_id, credentials)
         return host_config(self._name, self._system, self._program, credentials)
 
     async def shutdown(self) -> None:
@@ -253,10 +249,14 @@ class _Driver:
         # First those to dialled machines: a supervisor stays while anybody is connected to it.
         self._behind.disconnect()
         await self._fleet.shutdown(end - _CLOSE_SECONDS)
+        if self._abroad is not None:
+            self._abroad.close()
         await self._output.drained(max(_CLOSE_SECONDS, end - loop.time()))
 
     def kill(self) -> None:
         self._fleet.kill()
+        if self._abroad is not None:
+            self._abroad.close()
 
     def close_output(self, timeout: float) -> None:
         self._output.close(timeout)

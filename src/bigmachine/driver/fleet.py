@@ -20,9 +20,10 @@ from bigmachine.errors import BigmachineError
 from bigmachine.systems.base import HostRequest
 
 if TYPE_CHECKING:
+    from bigmachine.driver.abroad import Abroad
+    from bigmachine.driver.orders import Orders
     from bigmachine.driver.output import Output
     from bigmachine.driver.runtime import Runtime
-    from bigmachine.host.messages import LaunchSpec
     from bigmachine.rpc.dialer import Dialer
     from bigmachine.systems.base import Host, System
 
@@ -43,6 +44,7 @@ class Fleet:
         dialer: Dialer,
         output: Output,
         boot: Callable[[str], Mapping[str, Any]],
+        abroad: Abroad | None,
     ) -> None:
         self._name = name
         self._system = system
@@ -50,6 +52,7 @@ class Fleet:
         self._dialer = dialer
         self._output = output
         self._boot = boot
+        self._abroad = abroad
         self._links: list[HostLink] = []
         self._placing = asyncio.Lock()
         self._starting: set[asyncio.Task[None]] = set()
@@ -58,16 +61,14 @@ class Fleet:
     def __repr__(self) -> str:
         return f"<Fleet of {self._name}: {self._links!r}>"
 
-    async def start(
-        self, handles: list[OwnedHandle], spec: Callable[[list[OwnedHandle], HostLink], LaunchSpec]
-    ) -> None:
+    async def start(self, handles: list[OwnedHandle], orders: Orders) -> None:
         """Find hosts for machines and have them started.
 
         Args:
             handles: The machines.
-            spec: Returns what a host is to be told about those that it gets.
+            orders: What they are to be.
         """
-        task = self._runtime.start_task(self._start(handles, spec), "start machines")
+        task = self._runtime.start_task(self._start(handles, orders), "start machines")
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
         await asyncio.wait((task,))
@@ -76,9 +77,7 @@ class Fleet:
             if handle.state is State.UNSTARTED:
                 self._lose(handle, RuntimeError("the cluster was shut down"))
 
-    async def _start(
-        self, handles: list[OwnedHandle], spec: Callable[[list[OwnedHandle], HostLink], LaunchSpec]
-    ) -> None:
+    async def _start(self, handles: list[OwnedHandle], orders: Orders) -> None:
         waiting = list(handles)
         launches: list[asyncio.Task[None]] = []
 
@@ -88,8 +87,7 @@ class Fleet:
             count = min(link.free, len(waiting))
             batch, waiting[:count] = waiting[:count], []
             if batch:
-                launch = link.launch(batch, spec(batch, link))
-                launches.append(self._runtime.start_task(launch, "launch"))
+                launches.append(self._runtime.start_task(link.launch(batch, orders), "launch"))
 
         error: BaseException = RuntimeError("the system launched fewer hosts than were asked for")
         try:
@@ -102,9 +100,7 @@ class Fleet:
                     )
                     async with contextlib.aclosing(self._launch(request)) as hosts:
                         async for host in hosts:
-                            link = HostLink(
-                                self._system, host, self._runtime, self._dialer, self._output
-                            )
+                            link = self._link(host)
                             self._links.append(link)
                             fill(link)
                             if not waiting:
@@ -122,6 +118,16 @@ class Fleet:
         finally:
             for handle in waiting:
                 self._lose(handle, error)
+
+    def _link(self, host: Host) -> HostLink:
+        return HostLink(
+            self._system,
+            host,
+            self._runtime,
+            self._dialer,
+            self._output,
+            abroad=self._abroad,
+        )
 
     def _launch(self, request: HostRequest) -> AsyncGenerator[Host, None]:
         # A system writes it as a generator, which is closed as soon as there are hosts enough.

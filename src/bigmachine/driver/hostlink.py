@@ -12,17 +12,20 @@ import contextlib
 import logging
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.death import Death, DeathKind
 from bigmachine.driver.handle import OwnedHandle
 from bigmachine.driver.lifecycle import Happening, State
 from bigmachine.errors import BigmachineError
-from bigmachine.host.messages import EventKind, LaunchSpec, MachineEvent
+from bigmachine.host.messages import EventKind, MachineEvent, MachineSpec
 from bigmachine.rpc.client import Client
 from bigmachine.rpc.exceptions import decode_exception
 
 if TYPE_CHECKING:
+    from bigmachine.driver.abroad import Abroad
+    from bigmachine.driver.orders import Orders
     from bigmachine.driver.output import Output
     from bigmachine.driver.runtime import Runtime
     from bigmachine.rpc.dialer import Dialer
@@ -42,7 +45,14 @@ class HostLink:
     """The driver's side of one host. Used on the runtime's loop."""
 
     def __init__(
-        self, system: System, host: Host, runtime: Runtime, dialer: Dialer, output: Output
+        self,
+        system: System,
+        host: Host,
+        runtime: Runtime,
+        dialer: Dialer,
+        output: Output,
+        *,
+        abroad: Abroad | None = None,
     ) -> None:
         self.system = system
         self.host = host
@@ -50,22 +60,23 @@ class HostLink:
         self.lost = False
         self._runtime = runtime
         self._output = output
+        self._abroad = abroad
         self._stopping = False
-        self._ended = False
         self._reply_times: deque[float] = deque(maxlen=_KEPT_REPLY_TIMES)
         subject = host.id
         self.control = Client(
             runtime.loop,
-            host.connect,
+            host.connect if abroad is None else partial(abroad.connect, host),
             timers=runtime.timers,
             label=f"the supervisor of {host.id}",
             tls=lambda: (dialer.context() if system.transport == "tls" else None, subject),
         )
-        self._tasks = [
-            runtime.start_task(self._follow_events(), f"events of {host.id}"),
-            runtime.start_task(self._follow_output(), f"output of {host.id}"),
-            runtime.start_task(self._keep_alive(), f"keepalive of {host.id}"),
-        ]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._up: asyncio.Task[None] | None = None
+        if abroad is None:
+            self._follow()
+        else:
+            self._up = runtime.start_task(self._come_up(abroad), f"bring up {host.id}")
 
     def __repr__(self) -> str:
         return f"<HostLink {self.host.id}, {len(self.machines)} machines>"
@@ -78,7 +89,7 @@ class HostLink:
         living = sum(handle.state < State.STOPPED for handle in self.machines.values())
         return self.host.capacity - living
 
-    async def launch(self, handles: list[OwnedHandle], spec: LaunchSpec) -> None:
+    async def launch(self, handles: list[OwnedHandle], orders: Orders) -> None:
         """Have machines started; what becomes of them arrives as events."""
         for handle in handles:
             handle.control = self.control
@@ -86,6 +97,14 @@ class HostLink:
             self.machines[handle.id] = handle
             handle.advance(Happening.PLACED)
         try:
+            if self._up is not None:
+                await asyncio.shield(self._up)
+            if self.lost:
+                return  # and its machines are
+            if self._abroad is not None:
+                orders = await self._abroad.settle(self, orders)
+            specs = tuple(MachineSpec(id=each.id, index=each.index) for each in handles)
+            spec = orders.launch_spec(specs, maxprocs=self.host.maxprocs)
             await self.control.call("Host.launch", (spec,))
         except Exception as error:  # whatever it was, they must not wait for ever
             for handle in handles:
@@ -99,22 +118,27 @@ class HostLink:
             end: When it must be over, by force if need be (the loop's time).
         """
         self._stopping = True
-        events, output, keepalive = self._tasks
-        keepalive.cancel()
 
         def left(reserve: float) -> float:
             return max(0.1, end - reserve - self._runtime.loop.time())
 
-        if not self.lost:
+        if self._up is not None and not self._up.done():
+            self._up.cancel()
+            await asyncio.wait((self._up,), timeout=left(_DRAIN_SECONDS))
+        if self._tasks:
+            self._tasks[-1].cancel()
+        if not self.lost and self._tasks:
             try:
                 async with asyncio.timeout(left(_DRAIN_SECONDS)):
                     await self.control.call("Host.shutdown", (left(_FORCE_SECONDS),))
             except (BigmachineError, TimeoutError) as error:
                 if not self.lost:  # killed meanwhile
                     logger.warning("%s did not shut down in time: %s", self.host.id, error)
-        await asyncio.wait((events, output), timeout=left(_STOP_SECONDS))
+        if self._tasks:
+            await asyncio.wait(self._tasks[:-1], timeout=left(_STOP_SECONDS))
         self._end(DeathKind.SHUTDOWN, "")
         self.control.close()  # the supervisor, which has nothing more to say, waits for that
+        self._part()
         await self.host.stop(left(0.0))
         for task in self._tasks:
             task.cancel()
@@ -123,6 +147,29 @@ class HostLink:
         """End the host at once; from any thread."""
         self.lost = True
         self.host.kill()
+
+    # The beginning.
+
+    async def _come_up(self, abroad: Abroad) -> None:
+        """Have the supervisor of a host elsewhere started, and listen to it."""
+        try:
+            await abroad.bring_up(self)
+        except (BigmachineError, OSError) as error:
+            await self._lose(str(error), error=error)
+        except Exception as error:  # a fault of ours: its machines must not wait for ever
+            logger.exception("%s could not be brought up", self.host.id)
+            await self._lose(str(error), error=error)
+        else:
+            self._follow()
+
+    def _follow(self) -> None:
+        """Begin to listen to the supervisor; the keepalives come last."""
+        start, name = self._runtime.start_task, self.host.id
+        self._tasks = [
+            start(self._follow_events(), f"events of {name}"),
+            start(self._follow_output(), f"output of {name}"),
+            start(self._keep_alive(), f"keepalive of {name}"),
+        ]
 
     # What comes over the connection.
 
@@ -192,22 +239,35 @@ class HostLink:
         if reply.exception() is None:
             self._reply_times.appendleft(time.monotonic() - sent)
 
-    async def _lose(self, reason: str, kind: DeathKind = DeathKind.HOST) -> None:
+    def _part(self) -> None:
+        """Have the host forgotten by those who keep it alive."""
+        if self._abroad is not None:
+            self._abroad.part(self)
+
+    async def _lose(
+        self,
+        reason: str,
+        kind: DeathKind = DeathKind.HOST,
+        *,
+        error: BaseException | None = None,
+    ) -> None:
         if self.lost or self._stopping:
             return
         self.lost = True
-        if self._tasks[2] is not asyncio.current_task():  # the keepalive's, which may be this one
-            self._tasks[2].cancel()
+        # The keepalive's task may be this one.
+        if self._tasks and self._tasks[-1] is not asyncio.current_task():
+            self._tasks[-1].cancel()
+        self._part()
         # Its connection breaks a moment before it can be seen how it ended.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.host.wait_closed(), _CAUSE_SECONDS)
         cause = self.host.cause()
-        self._end(kind, "; ".join(filter(None, (cause, reason))))
+        self._end(kind, "; ".join(filter(None, (cause, reason))), error)
         self.control.close()
         self.host.kill()
         self.host.reap([handle.pid for handle in self.machines.values() if handle.pid])
 
-    def _end(self, kind: DeathKind, detail: str) -> None:
+    def _end(self, kind: DeathKind, detail: str, error: BaseException | None = None) -> None:
         for handle in self.machines.values():
             death = Death(kind=kind, machine=handle.label, detail=detail)
-            handle.advance(Happening.DIED, death)
+            handle.advance(Happening.DIED, death, cause=error)

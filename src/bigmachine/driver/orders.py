@@ -12,10 +12,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bigmachine.host.messages import HostConfig, Program, TemplateSpec
+from bigmachine.host.messages import (
+    HostConfig,
+    LaunchSpec,
+    MachineSpec,
+    Program,
+    StartMethod,
+    TemplateSpec,
+)
 from bigmachine.rpc import codec
 
 if TYPE_CHECKING:
+    from bigmachine.image.build import Image
     from bigmachine.security.credentials import Credentials
     from bigmachine.systems.base import System
 
@@ -25,32 +33,54 @@ class Orders:
     """What the machines of one `Cluster.start` are to be.
 
     Attributes:
+        cluster: The cluster's name.
         program: What they run.
         services: Their encoded services, one mapping of names to payloads.
-        env: Changes to the driver's environment.
+        env: Changes to the environment that they begin with.
         args: Arguments in place of the driver's; None keeps those.
-        environ: The driver's environment at the time.
-        cwd: Its directory.
-        sys_path: Its ``sys.path``.
+        start_method: How they are started.
+        environ: The environment that they begin with: the driver's at the time; None elsewhere than
+            on its computer, where they begin with what the host has.
+        cwd: Where they work: the driver's directory.
+        sys_path: The driver's ``sys.path``.
+        image: Elsewhere: what the host is to have; None is the program's own environment.
+        root: Elsewhere: the image's directory on the host, once it is there.
     """
 
+    cluster: str
     program: Program
     services: codec.Payload = field(repr=False)
     env: Mapping[str, str | None] = field(repr=False)
     args: tuple[str, ...] | None
-    environ: Mapping[str, str] = field(repr=False)
+    start_method: StartMethod
+    environ: Mapping[str, str] | None = field(repr=False)
     cwd: str
     sys_path: tuple[str, ...]
+    image: Image | None = None
+    root: str = ""
 
     @classmethod
     def of(
         cls,
+        cluster: str,
+        system: System,
         program: Program,
         services: Mapping[str, object],
+        *,
         env: Mapping[str, str | None],
         args: tuple[str, ...] | None,
+        image: Image | None = None,
     ) -> Orders:
         """Encode the services, and take down where the driver stands at this moment.
+
+        Args:
+            cluster: The cluster's name.
+            system: Where the machines will be.
+            program: What they run.
+            services: Their services, by name.
+            env: Changes to their environment.
+            args: Arguments in place of the driver's; None keeps those.
+            image: What hosts elsewhere are to have, where the user says so.
 
         Raises:
             PayloadError: A service cannot be pickled; ``path`` names the attribute.
@@ -62,13 +92,38 @@ class Orders:
             name: codec.encode(service, f"service {name}") for name, service in services.items()
         }
         return cls(
+            cluster=cluster,
             program=program,
             services=codec.encode(encoded),
             env=env,
             args=args,
-            environ=dict(os.environ),
+            start_method=getattr(system, "start_method", "auto"),
+            environ=dict(os.environ) if system.is_here else None,
             cwd=os.getcwd(),
             sys_path=own_sys_path(),
+            image=image,
+        )
+
+    def launch_spec(self, machines: tuple[MachineSpec, ...], *, maxprocs: int) -> LaunchSpec:
+        """Return what a host is told about machines that it is to start.
+
+        Args:
+            machines: Which.
+            maxprocs: How many processors each has to itself.
+        """
+        return LaunchSpec(
+            machines=machines,
+            cluster=self.cluster,
+            program=self.program,
+            services=self.services,
+            args=self.args,
+            environ=self.environ,
+            env=self.env,
+            start_method=self.start_method,
+            maxprocs=maxprocs,
+            sys_path=self.sys_path,
+            cwd=self.cwd,
+            image_root=self.root,
         )
 
 
@@ -78,7 +133,10 @@ def host_config(
     program: Program,
     credentials: Credentials | None = None,
 ) -> Mapping[str, Any]:
-    """Return what the supervisor of a host is to be given, as `HostRequest.boot` promises."""
+    """Return what the supervisor of this computer is to be given, as `HostRequest.boot` promises.
+
+    With the driver's whole environment: it stays on this computer.
+    """
     template = TemplateSpec(
         program=program,
         environ=dict(os.environ),

@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from bigmachine.errors import UsageError
 from bigmachine.futures import Future, allow_blocking, forbid_blocking
@@ -127,6 +127,32 @@ class Runtime:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    async def in_background(self, function: Callable[[], T], name: str) -> T:
+        """Run a function that blocks in a thread of its own, and return what it returns.
+
+        Cancelling does not end the thread; nobody waits for it then, not even the interpreter.
+        """
+        ended: asyncio.Future[T] = self.loop.create_future()
+
+        def tell(result: T | None, error: BaseException | None) -> None:
+            if ended.done():
+                return
+            if error is not None:
+                ended.set_exception(error)
+            else:
+                ended.set_result(cast("T", result))
+
+        def run() -> None:
+            try:
+                outcome: tuple[T | None, BaseException | None] = (function(), None)
+            except Exception as error:  # the caller's, who gets it
+                outcome = (None, error)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                self.loop.call_soon_threadsafe(tell, *outcome)
+
+        threading.Thread(target=run, name=f"bigmachine-{name}", daemon=True).start()
+        return await ended
 
     def stop(self) -> None:
         """Cancel what still runs, end the loop and join its thread. From another thread."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -235,6 +236,7 @@ class LaunchSpec:
         maxprocs: How many processors each has to itself.
         sys_path: The driver's ``sys.path``: what the program adds on the machine comes after it.
         cwd: Where they work; "" leaves them where the program is.
+        image_root: The directory of the image that they run in; "" on the driver's computer.
     """
 
     machines: tuple[MachineSpec, ...]
@@ -248,6 +250,7 @@ class LaunchSpec:
     maxprocs: int = 1
     sys_path: tuple[str, ...] = ()
     cwd: str = ""
+    image_root: str = ""
 
     def template(self, own_environ: Mapping[str, str]) -> TemplateSpec:
         """Return the template that these machines are made from.
@@ -256,6 +259,11 @@ class LaunchSpec:
             own_environ: What ``environ=None`` stands for.
         """
         environ = self.environ
+        if self.image_root:  # as after activating a virtual environment
+            environ = dict(own_environ if environ is None else environ)
+            scripts = os.path.join(self.image_root, "bin")
+            environ["PATH"] = os.pathsep.join(filter(None, (scripts, environ.get("PATH", ""))))
+            environ["VIRTUAL_ENV"] = self.image_root
         if self.env:
             environ = dict(own_environ if environ is None else environ)
             for name, value in self.env.items():

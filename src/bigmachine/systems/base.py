@@ -87,9 +87,10 @@ class HostRequest:
     Attributes:
         cluster: The cluster's name, for tags and directories.
         machines: How many machines the hosts together should hold.
-        boot: Returns what the supervisor of the host with a given id is to be given: a mapping that
-            fits into JSON. A system may add entries that it alone knows (a directory, where to
-            listen) and is to take none away. It may hold a private key, this host's: it belongs
+        boot: Returns what the host with a given id is to be given, a mapping that fits into JSON:
+            for `systems.bootfile`, or where the system's hosts are this computer for the
+            supervisor itself. A system may add entries that it alone knows (a directory, where
+            to listen) and is to take none away. It may hold a private key, this host's: it belongs
             neither in a log nor in a file that others can read.
     """
 
@@ -118,7 +119,10 @@ class Host(ABC):
 
     @abstractmethod
     async def connect(self) -> socket.socket:
-        """Return a connected, non-blocking socket to the supervisor, before any TLS.
+        """Return a connected, non-blocking socket to the host's endpoint, before any preamble.
+
+        Elsewhere than on this computer the boot file answers first, later the supervisor. On this
+        computer the socket is one that the supervisor has taken already.
 
         Raises:
             OSError: The supervisor cannot be reached, now. The driver tries again with backoff.
@@ -199,12 +203,16 @@ class System(ABC):
 
     Attributes:
         name: What the system is called in settings, in errors and in logs.
+        is_here: Whether its hosts are this computer: they share its disk, its interpreter and its
+            environment. Hosts elsewhere start with the boot file (`systems.bootfile`) and are sent
+            the program's image.
         transport: How its hosts are spoken to: by mutual TLS, or, when they are this host, by Unix
             sockets that its user alone can open.
         keepalive: How hosts of this system are kept alive; an instance may set its own.
     """
 
     name: ClassVar[str]
+    is_here: ClassVar[bool] = False
     transport: Literal["unix", "tls"] = "tls"
     keepalive: Keepalive = Keepalive()
 

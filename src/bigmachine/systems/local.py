@@ -56,6 +56,7 @@ class Local(System):
     """
 
     name: ClassVar[str] = "local"
+    is_here: ClassVar[bool] = True
 
     def __init__(
         self,

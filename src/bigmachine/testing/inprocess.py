@@ -67,6 +67,7 @@ class InProcess(System):
     """
 
     name: ClassVar[str] = "inprocess"
+    is_here: ClassVar[bool] = True
     transport = "unix"
 
     def __init__(

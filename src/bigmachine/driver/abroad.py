@@ -1,0 +1,190 @@
+"""Hosts elsewhere: what it takes until they can do what this computer can, and to keep them.
+
+A host that is another computer has nothing at first but the boot file, which listens. It is brought
+up in three steps: the boot file is given the runtime and starts the supervisor
+(`driver.bootstrap`); the keeper begins to renew its lease (`driver.keeper`); and before machines
+start there, the program's image is provided (`driver.images`) and the orders are put in the host's
+terms (`driver.translate`). The image is built while the hosts come up.
+
+Nothing of the driver's environment goes to such a host: it gets the image, and what ``env=`` names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from bigmachine.addresses import HOST_TARGET
+from bigmachine.driver.translate import translate
+from bigmachine.wire import frames
+
+if TYPE_CHECKING:
+    import socket
+
+    from bigmachine.driver.hostlink import HostLink
+    from bigmachine.driver.images import ImageServer
+    from bigmachine.driver.keeper import Keeper
+    from bigmachine.driver.orders import Orders
+    from bigmachine.driver.runtime import Runtime
+    from bigmachine.host.messages import Program
+    from bigmachine.image.build import Image
+    from bigmachine.image.listing import Layer
+    from bigmachine.rpc.dialer import Dialer
+    from bigmachine.security.credentials import Credentials
+    from bigmachine.systems.base import Host, System
+
+BOOT_SECONDS: Final = 60.0
+"""How long a host has, from the boot file's first second, until its supervisor runs."""
+
+
+class Abroad:
+    """A cluster's dealings with hosts that are other computers. Used on the runtime's loop.
+
+    Args:
+        name: The cluster's name.
+        system: Where the hosts come from.
+        program: What machines run.
+        runtime: The loop.
+        dialer: With the driver's credentials.
+    """
+
+    def __init__(
+        self, name: str, system: System, program: Program, runtime: Runtime, dialer: Dialer
+    ) -> None:
+        self._name = name
+        self._system = system
+        self._program = program
+        self._runtime = runtime
+        self._dialer = dialer
+        self._own: asyncio.Task[Image] | None = None
+        self._runtime_layers: asyncio.Task[list[Layer]] | None = None
+        self._servers: dict[str, ImageServer] = {}
+        self._keeper: Keeper | None = None
+        self._addresses: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<Abroad of {self._name}: {len(self._addresses)} hosts>"
+
+    def boot_config(self, host_id: str, credentials: Credentials) -> Mapping[str, Any]:
+        """Return what the boot file of a host is to be given, as `HostRequest.boot` promises."""
+        return {
+            "cluster": self._name,
+            "id": host_id,
+            "credentials": asdict(credentials),
+            "boot_seconds": BOOT_SECONDS,
+            "lease_seconds": self._system.keepalive.timeout,
+        }
+
+    async def begin(self, image: Image | None) -> None:
+        """Begin with what takes time and needs no host: the runtime's layers, and the image."""
+        if self._runtime_layers is None:
+            from bigmachine.image.runtime import runtime_layers
+
+            self._runtime_layers = self._runtime.start_task(
+                self._runtime.in_background(runtime_layers, "runtime layers"), "runtime layers"
+            )
+        if image is None and self._own is None:
+            from bigmachine.image.build import build
+
+            self._own = self._runtime.start_task(
+                self._runtime.in_background(partial(build, self._program), "image"), "image"
+            )
+
+    # A host's way.
+
+    async def connect(self, host: Host) -> socket.socket:
+        """Return a socket to a host's supervisor; see `Host.connect`."""
+        sock = await host.connect()
+        try:
+            await self._runtime.loop.sock_sendall(sock, frames.preamble(HOST_TARGET))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def bring_up(self, link: HostLink) -> None:
+        """Have the boot file start the host's supervisor, and its lease renewed from then on.
+
+        Raises:
+            ProvisionError: It cannot be; says why, and what to do.
+        """
+        from bigmachine.driver.bootstrap import bootstrap
+
+        assert self._runtime_layers is not None
+        host, keepalive = link.host, self._system.keepalive
+        ready = await bootstrap(
+            host,
+            tls=self._dialer.context(),
+            subject=host.id,
+            config={"cluster": self._name, "lease_seconds": keepalive.timeout},
+            layers=await asyncio.shield(self._runtime_layers),
+            seconds=BOOT_SECONDS,
+        )
+        self._addresses[host.id] = ready.address
+        self._keep(host, ready.address)
+
+    async def settle(self, link: HostLink, orders: Orders) -> Orders:
+        """Provide a host with the image, and return the orders as it understands them.
+
+        Raises:
+            ProvisionError: The host cannot take the image.
+            UsageError: The program is no part of the image.
+        """
+        from bigmachine.image.manifest import map_path
+
+        server = await self._server(orders.image)
+        address = self._addresses[link.host.id]
+        prepared = await server.provide(link.control, address, link.host.id)
+        manifest = server.image.manifest
+
+        def where(path: str) -> str | None:
+            mapped = map_path(manifest, path)
+            return None if mapped is None else posixpath.join(prepared.root, mapped)
+
+        return translate(
+            orders,
+            where,
+            root=prepared.root,
+            python=prepared.python,
+            sys_path=tuple(posixpath.join(prepared.root, entry) for entry in manifest.sys_path),
+        )
+
+    def part(self, link: HostLink) -> None:
+        """Forget a host: it has ended, or is about to."""
+        self._addresses.pop(link.host.id, None)
+        for server in self._servers.values():
+            server.forget(link.host.id)
+        if self._keeper is not None:
+            self._keeper.remove(link.host.id)
+
+    def close(self) -> None:
+        """End the keeper. Idempotent; from any thread."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.close()
+
+    def _keep(self, host: Host, address: str) -> None:
+        if self._keeper is None:
+            from bigmachine.driver.keeper import Keeper
+
+            self._keeper = Keeper(self._dialer.credentials)
+            self._keeper.start()
+        keepalive = self._system.keepalive
+        self._keeper.add(
+            host.id, address, host.id, period=keepalive.period, timeout=keepalive.timeout
+        )
+
+    async def _server(self, image: Image | None) -> ImageServer:
+        if image is None:
+            assert self._own is not None
+            image = await asyncio.shield(self._own)
+        server = self._servers.get(image.digest)
+        if server is None:
+            from bigmachine.driver.images import ImageServer
+
+            server = self._servers[image.digest] = ImageServer(self._runtime, image)
+        return server
