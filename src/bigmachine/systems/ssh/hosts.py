@@ -104,7 +104,7 @@ def read_file(path: Path) -> list[str]:
 
 
 def _split_port(place: str) -> tuple[str, str | None]:
-    """Split a port off; an IPv6 address has colons of its own, and brackets where a port follows."""
+    """Split a port off; an IPv6 address has colons of its own, so it stands in brackets then."""
     if place.startswith("["):
         name, _, after = place[1:].partition("]")
         return name, after[1:] if after.startswith(":") else (after or None)

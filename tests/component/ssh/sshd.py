@@ -1,0 +1,155 @@
+"""An SSH server of one's own, on a free port of the loopback interface, with its own keys."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SBIN = "/usr/sbin:/usr/local/sbin:/sbin"
+START_SECONDS = 10.0
+
+
+def find_sshd() -> str | None:
+    """Return the server's program, or None where OpenSSH's server is not installed."""
+    return shutil.which("sshd", path=os.pathsep.join((os.environ.get("PATH", ""), SBIN)))
+
+
+@dataclass
+class Keys:
+    """A user's key and a host's, and the files that say so."""
+
+    directory: Path
+    user_key: Path = field(init=False)
+    host_key: Path = field(init=False)
+    known_hosts: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.user_key = make_key(self.directory / "id")
+        self.host_key = make_key(self.directory / "host_key")
+        self.known_hosts = self.directory / "known_hosts"
+
+
+@dataclass
+class Server:
+    """A server that runs.
+
+    Attributes:
+        port: Its port, on 127.0.0.1.
+        keys: Its keys, and the user's.
+        directory: Where its files are; ``home`` in it is the home of whoever logs in.
+    """
+
+    port: int
+    keys: Keys
+    directory: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def home(self) -> Path:
+        return self.directory / "home"
+
+    @property
+    def name(self) -> str:
+        """The host, as one writes it."""
+        return f"{getpass.getuser()}@127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text("utf-8", "replace")
+
+    def kill_sessions(self) -> None:
+        """Break all connections, as a host does that goes down."""
+        import psutil
+
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            if "sshd" in child.name():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+
+
+def make_key(path: Path, *, passphrase: str = "") -> Path:
+    """Make a key pair."""
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", path.name, "-f", path]
+    subprocess.run(command, check=True)
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def serving(directory: Path, *settings: str, keys: Keys | None = None) -> Iterator[Server]:
+    """Run a server.
+
+    Args:
+        directory: For its files.
+        settings: Lines of its configuration, stronger than the usual ones.
+        keys: Another server's keys to use.
+    """
+    program = find_sshd()
+    assert program is not None
+    directory.mkdir(exist_ok=True)
+    (directory / "home").mkdir()
+    keys = keys or Keys(directory)
+    port = free_port()
+    config = directory / "sshd_config"
+    lines = [
+        *settings,
+        f"Port {port}",
+        "ListenAddress 127.0.0.1",
+        f"HostKey {keys.host_key}",
+        f"AuthorizedKeysFile {keys.user_key}.pub",
+        "PasswordAuthentication no",
+        "KbdInteractiveAuthentication no",
+        "PermitRootLogin prohibit-password",
+        "StrictModes no",
+        "UsePAM no",
+        "PidFile none",
+        "PrintMotd no",
+        "MaxStartups 100",
+        f"SetEnv HOME={directory / 'home'}",
+    ]
+    config.write_text("\n".join(lines) + "\n", "utf-8")
+    public = Path(f"{keys.host_key}.pub").read_text("utf-8")
+    known = f"[127.0.0.1]:{port} {public}"
+    with keys.known_hosts.open("a", encoding="utf-8") as file:
+        file.write(known)
+    if os.getuid() == 0:  # what OpenSSH's privilege separation wants
+        os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, "-D", "-e", "-f", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    server = Server(port=port, keys=keys, directory=directory, process=process)
+    try:
+        _wait_for(server)
+        yield server
+    finally:
+        server.kill_sessions()
+        process.terminate()
+        process.wait(START_SECONDS)
+
+
+def _wait_for(server: Server) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        assert server.process.poll() is None, server.log
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port)):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the SSH server does not listen: {server.log}")
