@@ -7,8 +7,9 @@
     inproc:inprocess-7#3-9f3a01c2
 
 Before ``#`` stands the host's one endpoint, after it the target: a machine's unique id, or
-``host`` for the supervisor itself. ``host=`` is the subject of the host's certificate. ``inproc``
-is for tests: such a host is inside the process that dials it (`rpc.endpoints`).
+``host`` for the supervisor itself. ``host=`` is the subject of the host's certificate; where
+``&via=gateway`` follows, other hosts reach it through their gateway alone (`rpc.dialer`).
+``inproc`` is for tests: such a host is inside the process that dials it (`rpc.endpoints`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Literal
 from bigmachine.errors import UsageError
 
 HOST_TARGET = "host"
+
+_VIA_GATEWAY = "&via=gateway"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,7 @@ class Address:
         port: With ``tls``: the port.
         target: Who on the host is meant.
         subject: With ``tls``: the subject of the host's certificate.
+        tunnelled: With ``tls``: whether nobody but the host itself reaches it directly.
     """
 
     kind: Literal["unix", "tls", "inproc"]
@@ -40,13 +44,15 @@ class Address:
     port: int = 0
     target: str = HOST_TARGET
     subject: str = ""
+    tunnelled: bool = False
 
     def __str__(self) -> str:
         if self.kind != "tls":
             return f"{self.kind}:{self.path}#{self.target}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         subject = f"?host={self.subject}" if self.subject else ""
-        return f"tls:{host}:{self.port}#{self.target}{subject}"
+        via = _VIA_GATEWAY if self.subject and self.tunnelled else ""
+        return f"tls:{host}:{self.port}#{self.target}{subject}{via}"
 
     @property
     def hostname(self) -> str:
@@ -74,9 +80,14 @@ class Address:
             return cls(kind="inproc", path=endpoint, target=target)
         host, _, port = endpoint.rpartition(":")
         if kind == "tls" and host and port.isdecimal():
-            subject = query.removeprefix("host=")
-            host = host.strip("[]")
-            return cls(kind="tls", host=host, port=int(port), target=target, subject=subject)
+            return cls(
+                kind="tls",
+                host=host.strip("[]"),
+                port=int(port),
+                target=target,
+                subject=query.removesuffix(_VIA_GATEWAY).removeprefix("host="),
+                tunnelled=query.endswith(_VIA_GATEWAY),
+            )
         raise UsageError(
             f"{text!r} is no machine's address; take it from Machine.addr "
             f"(unix:PATH#ID or tls:HOST:PORT#ID)"

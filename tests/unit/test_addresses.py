@@ -8,6 +8,7 @@ from bigmachine.errors import UsageError
 ADDRESSES = [
     "unix:/run/user/0/bigmachine/4f1c/host.sock#3-9f3a01c2",
     "tls:10.0.0.7:40123#3-9f3a01c2?host=h1.bigpi-4f1c",
+    "tls:127.0.0.1:40123#3-9f3a01c2?host=h1.bigpi-4f1c&via=gateway",
     "tls:[::1]:40123#host",
     "inproc:inprocess-7#3-9f3a01c2",
 ]

@@ -116,11 +116,17 @@ class Abroad:
 
         assert self._runtime_layers is not None
         host, keepalive = link.host, self._system.keepalive
+        if host.tunnel is not None:
+            self._dialer.use_gateway(host.id, host.tunnel, direct=host.direct)
         ready = await bootstrap(
             host,
             tls=self._dialer.context(),
             subject=host.id,
-            config={"cluster": self._name, "lease_seconds": keepalive.timeout},
+            config={
+                "cluster": self._name,
+                "lease_seconds": keepalive.timeout,
+                "gateway": host.gateway,
+            },
             layers=await asyncio.shield(self._runtime_layers),
             seconds=BOOT_SECONDS,
         )
@@ -156,6 +162,7 @@ class Abroad:
     def part(self, link: HostLink) -> None:
         """Forget a host: it has ended, or is about to."""
         self._addresses.pop(link.host.id, None)
+        self._dialer.forget_gateway(link.host.id)
         for server in self._servers.values():
             server.forget(link.host.id)
         if self._keeper is not None:

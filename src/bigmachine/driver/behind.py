@@ -83,7 +83,7 @@ class Behind:
             credentials = Credentials(**identity.credentials)
         if identity.bare:
             codec.send_main_by_value()
-        return cls(Runtime(loop, None), Dialer(credentials))
+        return cls(Runtime(loop, None), Dialer(credentials, gateway=identity.gateway))
 
     def __repr__(self) -> str:
         return f"<Behind {self.runtime!r}, {len(self._handles)} machines>"

@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -144,6 +144,14 @@ class HostConfig:
         lease_seconds: Without a keepalive for this long the host ends; None: no such limit.
         sys_path: Where the supervisor finds what it imports: the driver's ``sys.path``.
         template: The template that will be needed first, so that it starts at once.
+        listen_fd: With TLS: a socket that listens already, which the supervisor has inherited.
+        address: With TLS: where others reach this host (`bigmachine.addresses`); "" is where it
+            listens.
+        cache: Where images and layers are kept; "" on the driver's computer, which needs none.
+        at_end: What is to be run when this host has ended and its guardian, which would have seen
+            to it, is gone: a text for the shell or a list of words.
+        gateway: Where this host and its machines ask for hosts that they do not reach directly
+            (`rpc.dialer`).
     """
 
     cluster: str
@@ -156,6 +164,11 @@ class HostConfig:
     lease_seconds: float | None = None
     sys_path: tuple[str, ...] = ()
     template: TemplateSpec | None = None
+    listen_fd: int | None = None
+    address: str = ""
+    cache: str = ""
+    at_end: str | Sequence[str] | None = None
+    gateway: str | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """Return it as what fits into JSON (``HostRequest.boot``)."""
@@ -170,6 +183,11 @@ class HostConfig:
             "lease_seconds": self.lease_seconds,
             "sys_path": list(self.sys_path),
             "template": None if self.template is None else self.template.to_mapping(),
+            "listen_fd": self.listen_fd,
+            "address": self.address,
+            "cache": self.cache,
+            "at_end": self.at_end if isinstance(self.at_end, str | None) else list(self.at_end),
+            "gateway": self.gateway,
         }
 
     @classmethod
@@ -375,6 +393,7 @@ class MachineIdentity:
         hostname: Its host's name.
         bare: Whether it runs no user's main program.
         credentials: With TLS: what it proves itself with.
+        gateway: Where it asks for hosts that it does not reach directly (`rpc.dialer`).
     """
 
     cluster: str
@@ -385,6 +404,7 @@ class MachineIdentity:
     hostname: str = ""
     bare: bool = False
     credentials: Mapping[str, str] | None = field(default=None, repr=False)
+    gateway: str | None = None
 
     @property
     def label(self) -> str:

@@ -22,6 +22,7 @@ import itertools
 import os
 import signal
 import socket
+import struct
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,6 +51,7 @@ _LONELY_TICKS: Final = 4  # without any connection, then it ends
 _FAREWELL_SECONDS: Final = 1.0  # for the driver to take what is left, at least
 _KILL_SECONDS: Final = 0.5  # for killed processes to be gone
 _MAX_EARLY: Final = 4096
+_LEASE: Final = struct.Struct(">d")  # for how long it was renewed, in seconds: `bigmachine.boot`
 
 
 def main(boot: socket.socket, values: dict[str, Any], begun: Begun | None, first_mark: int) -> None:
@@ -144,6 +146,8 @@ class Supervisor:
         self._tick_number = 0
         self._lonely_ticks = 0
         self._stopping: asyncio.Task[None] | None = None
+        self._boot: socket.socket | None = None
+        self._guardian_is_gone = False
         self._finished = asyncio.Event()
         self._home = Home(
             loop=self.loop,
@@ -173,7 +177,8 @@ class Supervisor:
             self.server.adopt(boot)
         else:
             boot.setblocking(False)
-            self.loop.add_reader(boot, self._on_boot_socket, boot)
+            self._boot = boot
+            self.loop.add_reader(boot, self._on_boot_socket)
         self.loop.call_later(_TICK_SECONDS, self._tick)
         await self._finished.wait()
         self._leave(0)
@@ -234,6 +239,7 @@ class Supervisor:
             hostname=self.hostname,
             bare=spec.program.is_bare,
             credentials=self.config.credentials,
+            gateway=self.config.gateway,
         )
         machine = self._new_machine(identity, self._launcher.surroundings.new_mark(), self._home)
         self.machines[machine_id] = machine
@@ -294,6 +300,7 @@ class Supervisor:
         return self._door.address
 
     def _open_door(self) -> None:
+        from bigmachine.addresses import Address
         from bigmachine.host import door
 
         config = self.config
@@ -306,7 +313,13 @@ class Supervisor:
 
             credentials = Credentials(**(config.credentials or {}))
             self._tls = server_context(credentials)
-            listener, address = door.listen_tcp(config.listen, config.port, credentials.subject)
+            subject = credentials.subject
+            if config.listen_fd is None:
+                listener, address = door.listen_tcp(config.listen, config.port, subject)
+            else:
+                listener, address = door.listen_inherited(config.listen_fd, subject)
+            if config.address:
+                address = Address.parse(config.address)
         self._door = door.Door(listener, address, self._hand_over)
 
     def _hand_over(self, sock: socket.socket, target: str) -> None:
@@ -319,13 +332,15 @@ class Supervisor:
         else:
             sock.close()
 
-    def _on_boot_socket(self, boot: socket.socket) -> None:
+    def _on_boot_socket(self) -> None:
+        assert self._boot is not None
         with contextlib.suppress(BlockingIOError):
             try:
-                ended = not boot.recv(4096)
-            except OSError:
+                ended = not self._boot.recv(4096)
+            except ConnectionError:
                 ended = True
-            if ended:
+            if ended:  # of the driver, or of the guardian that has started this process
+                self._guardian_is_gone = True
                 self.lapse()
 
     def main_file(self, machine_id: str) -> str:
@@ -346,6 +361,7 @@ class Supervisor:
         accepted = 0.0
         if self.watchdog is not None:
             accepted = self.watchdog.feed(self.loop.time(), period)
+            self._tell_guardian(accepted)
         healthy = is_healthy(psutil.virtual_memory().percent)
         return KeepaliveReply(accepted=accepted, healthy=healthy)
 
@@ -387,6 +403,12 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(coroutine, max(0.0, end - self.loop.time()))
 
+    def _tell_guardian(self, seconds: float) -> None:
+        """Tell the boot file that it need not end this process for so long."""
+        if self.config.cache and self._boot is not None:
+            with contextlib.suppress(OSError):  # it is gone, which will be seen
+                self._boot.send(_LEASE.pack(seconds))
+
     def lapse(self) -> None:
         """The driver is gone, or says so: kill everything and end, at once."""
         self._leave(1)
@@ -397,6 +419,8 @@ class Supervisor:
         self._launcher.kill()
         processes.kill_everything(pids, timeout=_KILL_SECONDS)
         self._directory.remove()
+        if self._guardian_is_gone and self.config.at_end:
+            processes.start_apart(self.config.at_end)
         os._exit(code)
 
     def _tick(self) -> None:

@@ -107,12 +107,19 @@ class Host(ABC):
         address: Where other hosts reach its supervisor; None while that is not known.
         capacity: How many machines it holds.
         maxprocs: How many processors each of these machines has to itself.
+        gateway: Where the host and its machines ask for other hosts that they do not reach
+            directly, ``HOST:PORT`` (`rpc.dialer`); None: nowhere.
+        tunnel: Where the driver asks for this host, ``unix:PATH``; None: nowhere.
+        direct: Whether the driver reaches it at its address, without the tunnel.
     """
 
     id: str
     address: str | None = None
     capacity: int = 1
     maxprocs: int = 1
+    gateway: str | None = None
+    tunnel: str | None = None
+    direct: bool = True
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} capacity={self.capacity} at {self.address}>"
