@@ -1,0 +1,31 @@
+"""A run of the tests comes to its end, and is the same whoever started it.
+
+Three limits, each for what the one before cannot end: `timeout` fails a test that waits,
+`faulthandler_timeout` ends a process whose test does not come back from that (pyproject.toml), and
+the one here ends a process whose tests are over but which waits for a thread that one of them left.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import sys
+from typing import Final
+
+END_SECONDS: Final = 20.0
+"""How long the interpreter may take to end after the last test."""
+
+
+def pytest_configure() -> None:
+    """Start programs with signals as at a terminal: `nohup` and `&` have some of them ignored.
+
+    A program inherits what its parent ignores, but not what its parent handles.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
+def pytest_unconfigure() -> None:
+    """Show where the threads are and give up when they keep the interpreter from ending."""
+    faulthandler.dump_traceback_later(END_SECONDS, file=sys.__stderr__, exit=True)
