@@ -29,7 +29,8 @@ class LoopThread:
         self.loop = asyncio.new_event_loop()
         self.errors: list[dict[str, Any]] = []
         self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
-        self.thread = threading.Thread(target=self._run, name=name)
+        # A test that fails leaves it running: it must not keep the interpreter from ending.
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()
 
     def _run(self) -> None:

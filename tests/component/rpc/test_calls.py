@@ -750,18 +750,17 @@ def test_a_second_service_under_a_taken_name_is_refused(
 
 
 def test_closing_waits_for_running_calls_and_takes_no_new_ones(methods: Methods) -> None:
-    link = Link({"M": methods})
-    running = link.client.call("M.hold")
-    methods.entered.acquire(timeout=LIMIT)
-    closing = asyncio.run_coroutine_threadsafe(link.server.close(LIMIT), link.home.loop)
-    until(lambda: link.server.closing)
-    late = link.client.call("M.static", 1)  # is not answered: the connection's end says it all
-    methods.gate.set()
-    assert running.result(LIMIT) is False
-    closing.result(LIMIT)
-    with pytest.raises(TransportError):
-        late.result(LIMIT)
-    link.close()
+    with linked(M=methods) as link:
+        running = link.client.call("M.hold")
+        assert methods.entered.acquire(timeout=LIMIT)
+        closing = asyncio.run_coroutine_threadsafe(link.server.close(LIMIT), link.home.loop)
+        until(lambda: link.server.closing)
+        late = link.client.call("M.static", (1,))  # is not answered: the connection's end says all
+        methods.gate.set()
+        assert running.result(LIMIT) is False
+        closing.result(LIMIT)
+        with pytest.raises(TransportError):
+            late.result(LIMIT)
 
 
 def test_closing_cancels_what_takes_too_long(methods: Methods) -> None:

@@ -68,12 +68,11 @@ def test_a_connection_that_is_closed_while_away_does_not_come_home() -> None:
 
 def test_closing_wakes_the_thread_that_reads() -> None:
     async def test(reader: watch.Reader, theirs: socket.socket, home: watch.Watch) -> None:
-        future: Future[int] = Future()
-        future.when_done(reader.ring)
+        future: Future[int] = Future()  # does not ring when it is done: only closing does
         waiting = asyncio.ensure_future(
             asyncio.to_thread(reader.lead, lambda: False, future, None, lambda: True)
         )
-        while not reader.led:  # noqa: ASYNC110
+        while not reader._at_rest:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         future.resolve(1)
         reader.close()

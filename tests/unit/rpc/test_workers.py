@@ -72,7 +72,7 @@ def test_a_thousand_that_wait_all_wait_together_soon() -> None:
         gate.set()
         return took
 
-    assert run(test) < 1.0
+    assert run(test) < 1.0 * 4  # as long as on a machine that does other things, too
 
 
 def test_no_more_threads_than_the_limit() -> None:
