@@ -16,6 +16,7 @@
 
 PYTHON ?=
 TESTS ?= tests
+MARKS ?=
 PYTEST ?= -m pytest
 
 # The first Python found, for what needs only one.
@@ -32,18 +33,21 @@ pyright = PYRIGHT_PYTHON_CACHE_DIR=.venv/pyright PYRIGHT_PYTHON_IGNORE_WARNINGS=
 demo: .venv/installed
 	.venv/bin/python examples/bigpi.py
 
-# Each Python in an environment of its own; all are run, whatever the first ones gave.
+# Each Python in an environment of its own; all are run, whatever the first ones gave. The tests on
+# hosts of their own are run on the first one only: they take their time, and test no Python.
 test:
-	@found=$$(.ci/pythons $(PYTHON)) || exit 1; failed=; \
+	@found=$$(.ci/pythons $(PYTHON)) || exit 1; failed=; marks=; \
 	for version in $$(echo "$$found" | cut -d ' ' -f 1); do \
 	    $(MAKE) --no-print-directory test-$$version PYTHON="$$(echo "$$found" | sed -n "s/^$$version //p")" \
+	        MARKS="$$marks" \
 	        || failed="$$failed $$version"; \
+	    marks="not hosts"; \
 	done; \
 	[ -z "$$failed" ] || { echo "tests failed on Python$$failed"; exit 1; }
 
 test-%: .venv-%/installed
 	@echo "Python $*"
-	.venv-$*/bin/python $(PYTEST) $(TESTS)
+	.venv-$*/bin/python $(PYTEST) -m "$(MARKS)" $(TESTS)
 
 quick:
 	@found=$$(.ci/pythons $(PYTHON) 2>/dev/null | head -1) && [ -n "$$found" ] || exec .ci/pythons $(PYTHON); \

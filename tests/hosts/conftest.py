@@ -1,0 +1,64 @@
+"""Hosts for tests: ``hosts(3)`` starts hosts that the test uses up, ``lab`` is their network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from . import tools
+from .host import HostOptions, LabHost
+from .lab import Lab
+
+StartHosts = Callable[..., list[LabHost]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark everything here, and skip it where there can be no hosts."""
+    here = Path(__file__).parent
+    reason = tools.why_not()
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.hosts)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def network_lab() -> Iterator[Lab]:
+    """The network of the whole run; its hosts are each test's own."""
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(network_lab: Lab) -> Iterator[Lab]:
+    """A network with no hosts yet; those that the test starts end with it."""
+    yield network_lab
+    network_lab.end_hosts()
+
+
+@pytest.fixture
+def hosts(lab: Lab) -> StartHosts:
+    """Start hosts: ``hosts(3)``, or ``hosts([HostOptions(clock=3600.0)])``."""
+
+    def start(options: int | Sequence[HostOptions] = 1, **kwargs: object) -> list[LabHost]:
+        return lab.start(options, **kwargs)  # type: ignore[arg-type]
+
+    return start
+
+
+@pytest.fixture
+def old_python() -> Callable[[str], str]:
+    """Find the folder of an older Python of this computer; the test is skipped without one."""
+
+    def find(version: str) -> str:
+        versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+        found = sorted(versions.glob(f"{version}.*/bin/python3"))
+        if not found:
+            pytest.skip(f"pyenv has no Python {version} here")
+        return str(found[-1].parent.parent)
+
+    return find
