@@ -147,6 +147,18 @@ def listen_unix(directory: str) -> tuple[socket.socket, Address]:
     return listener, Address(kind="unix", path=path)
 
 
+def listen_inherited(descriptor: int, subject: str) -> tuple[socket.socket, Address]:
+    """Take over a socket that listens already, for TLS.
+
+    Args:
+        descriptor: The socket's.
+        subject: Who answers there, as its certificate says.
+    """
+    listener = socket.socket(fileno=descriptor)
+    host, port = listener.getsockname()[:2]
+    return listener, Address(kind="tls", host=host, port=port, subject=subject)
+
+
 def listen_tcp(host: str, port: int, subject: str) -> tuple[socket.socket, Address]:
     """Listen on an IP address, for TLS.
 

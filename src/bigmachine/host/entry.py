@@ -22,6 +22,9 @@ _STUB = (
     "import sys; sys.path.insert(0, sys.argv[2]); import bigmachine; del sys.path[0]; "
     "from bigmachine.host.{module} import main; main(int(sys.argv[1]))"
 )
+SUPERVISOR_STUB: Final = _STUB.format(module="headstart")
+"""What an interpreter, told to know nothing of its surroundings (``-I -S``), runs to be a
+supervisor; its arguments are the boot socket's descriptor and where bigmachine is."""
 # ``-c`` puts the working directory in front, where a user's ``socket.py`` may lie.
 _TEMPLATE_STUB = "import sys; sys.flags.safe_path or sys.path.pop(0); " + _STUB
 
@@ -33,8 +36,7 @@ def supervisor_command(executable: str, boot_fd: int) -> list[str]:
         executable: The interpreter.
         boot_fd: The descriptor of its boot socket, which it has to inherit.
     """
-    stub = _STUB.format(module="headstart")
-    return [executable, "-I", "-S", "-c", stub, str(boot_fd), package_root()]
+    return [executable, "-I", "-S", "-c", SUPERVISOR_STUB, str(boot_fd), package_root()]
 
 
 def template_command(executable: str, flags: Sequence[str], link_fd: int) -> list[str]:

@@ -60,6 +60,8 @@ def main(boot_fd: int) -> None:
     begun = None
     try:
         config = json.loads(frames.receive(boot_fd))
+        if config.get("listen_fd") is not None:
+            os.set_inheritable(config["listen_fd"], False)
         if template := config.get("template"):
             start = {
                 "program": template["program"],

@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -165,6 +165,25 @@ def kill_everything(pids: Iterable[int], *, timeout: float) -> None:
         if not reap_all() and time.monotonic() > end:
             return
         time.sleep(_LOOK_SECONDS)
+
+
+def start_apart(command: str | Sequence[str]) -> None:
+    """Start a command that outlives this process; its streams lead nowhere.
+
+    Args:
+        command: A text for the shell, or a list of words.
+    """
+    import subprocess
+
+    with contextlib.suppress(OSError):
+        subprocess.Popen(
+            command,
+            shell=isinstance(command, str),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
 def reap_all() -> int:

@@ -1,0 +1,342 @@
+"""The driver's side of a host's first moments: it has the boot file start a supervisor.
+
+The boot file (`bigmachine.boot`) listens on a host that has nothing else yet. This connects to it,
+learns what the host is, offers the runtime's layers, sends what the host lacks, and returns what
+the supervisor says of itself. A connection that breaks on the way is made anew, until the time is
+over; what the host itself reports, and what cannot get better, is an error at once.
+
+Every failure is a `ProvisionError` that says what happened on which host, and what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import ssl
+import struct
+import sys
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from bigmachine.addresses import Address
+from bigmachine.errors import ProvisionError
+from bigmachine.host.entry import SUPERVISOR_STUB
+from bigmachine.host.messages import HostReady
+from bigmachine.wire import frames
+
+if TYPE_CHECKING:
+    from bigmachine.systems.base import Host
+
+__all__ = ["BOOT_TARGET", "Facts", "RuntimeLayer", "bootstrap"]
+
+logger = logging.getLogger(__name__)
+
+BOOT_TARGET: Final = "boot"
+"""Whom a connection to the boot file is for."""
+
+_HANDSHAKE_SECONDS: Final = 10.0
+_IDLE_SECONDS: Final = 45.0  # for an answer: the supervisor's start is the longest
+_RETRY_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
+_MAX_MESSAGE_BYTES: Final = 8 << 20
+_LENGTH: Final = struct.Struct(">I")
+
+# A certificate is good from a day before it was made, for a month.
+_SLOW_CLOCK_SECONDS: Final = 23 * 3600.0
+_FAST_CLOCK_SECONDS: Final = 7 * 86_400.0
+_NOTABLE_CLOCK_SECONDS: Final = 300.0
+
+_REMEDIES: Final = {
+    "disk": "make room there, or give the cache another place with directory=",
+    "permission": "give the cache a place that this user may write to alone, with directory=",
+    "noexec": "give the cache a place from which programs may run, with directory=",
+    "directory": "give the cache another place with directory=",
+    "python": "install that Python there",
+    "port": "let another port be used, or end what uses this one",
+    "layer": "run the program again; if it comes back, the host's disk or memory is damaged",
+    "time": "see whether the host is slow, or its clock stands still",
+}
+
+
+class RuntimeLayer(Protocol):
+    """What is asked of a layer here; see `bigmachine.image.build.Layer`."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for a person."""
+
+    @property
+    def digest(self) -> str:
+        """Its name by content."""
+
+    @property
+    def listing(self) -> bytes:
+        """What is in it."""
+
+    def read_pack(self, number: int) -> bytes:
+        """Return one of its packs."""
+
+
+Facts = Mapping[str, Any]
+"""What the boot file says of its host: ``python``, ``platform``, ``cpus``, ``memory``, ``time``,
+``directory``."""
+
+Layers = Sequence[RuntimeLayer]
+
+
+async def bootstrap(
+    host: Host,
+    *,
+    tls: ssl.SSLContext,
+    subject: str,
+    config: Mapping[str, Any],
+    layers: Layers | Callable[[Facts], Layers],
+    seconds: float,
+    python: tuple[int, int] = sys.version_info[:2],
+    interpreter: Callable[[Facts], RuntimeLayer] | None = None,
+    system: str = "",
+) -> HostReady:
+    """Have the boot file of a host start the supervisor.
+
+    Args:
+        host: The host, which listens or is about to.
+        tls: The driver's context for connections.
+        subject: The host's identity, as its certificate has it.
+        config: Fields of the supervisor's `HostConfig`.
+        layers: The runtime: bigmachine's own layer first; or a function that makes them for a host.
+        seconds: How long all of it may take.
+        python: Which Python is to run there; the driver's own where nothing is said.
+        interpreter: Makes a layer with that Python, for a host that has none; it may raise
+            `ProvisionError`. None: there is none to be had.
+        system: The system's name, for errors.
+
+    Raises:
+        ProvisionError: The host's supervisor did not come up.
+    """
+    attempt = _Bootstrap(host, tls, subject, config, layers, python, interpreter, system)
+    return await attempt.run(seconds)
+
+
+class _Lost(Exception):
+    """The connection broke; another one may do."""
+
+
+class _Bootstrap:
+    def __init__(
+        self,
+        host: Host,
+        tls: ssl.SSLContext,
+        subject: str,
+        config: Mapping[str, Any],
+        layers: Layers | Callable[[Facts], Layers],
+        python: tuple[int, int],
+        interpreter: Callable[[Facts], RuntimeLayer] | None,
+        system: str,
+    ) -> None:
+        self._host = host
+        self._tls = tls
+        self._subject = subject
+        self._config = dict(config)
+        self._layers = layers
+        self._python = python
+        self._interpreter = interpreter
+        self._system = system
+        self._got_through = False
+        self._last = "nobody has tried yet"
+
+    async def run(self, seconds: float) -> HostReady:
+        """Try until it works, or cannot, or the time is over."""
+        tries = 0
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    try:
+                        return await self._try()
+                    except _Lost as error:
+                        self._last = str(error)
+                        logger.debug("%s: %s", self._host.id, error)
+                    await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
+                    tries += 1
+        except TimeoutError as error:
+            raise self._too_late(seconds) from error
+
+    async def _try(self) -> HostReady:
+        try:
+            sock = await self._host.connect()
+        except OSError as error:
+            raise _Lost(f"it cannot be reached: {error or type(error).__name__}") from error
+        if "address" not in self._config:
+            self._config["address"] = self._host.address or _address_of(sock, self._subject)
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(sock, frames.preamble(BOOT_TARGET))
+            reader, writer = await asyncio.open_connection(
+                sock=sock,
+                ssl=self._tls,
+                server_hostname=self._subject,
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=1.0,
+            )
+        except ssl.SSLCertVerificationError as error:
+            raise self._failure(
+                f"whoever answers is not the host that was launched: {error.verify_message}",
+                "another program has its address or port: end that, or choose another port",
+            ) from error
+        except (OSError, TimeoutError) as error:
+            raise _Lost(f"no handshake: {error or type(error).__name__}") from error
+        finally:
+            if sock.fileno() >= 0 and "writer" not in locals():
+                sock.close()
+        try:
+            return await self._talk(_Link(reader, writer))
+        except ssl.SSLError as error:
+            raise self._failure(
+                f"it refused the driver's certificate: {error.reason or error}",
+                "end what is left there of another cluster, and start again",
+            ) from error
+        except (OSError, EOFError, ValueError) as error:
+            raise _Lost(f"the connection broke: {error or type(error).__name__}") from error
+        finally:
+            writer.close()
+
+    # The conversation
+
+    async def _talk(self, link: _Link) -> HostReady:
+        facts = self._checked(await link.receive())
+        self._got_through = True
+        self._check_clock(facts)
+        layers = list(self._layers(facts) if callable(self._layers) else self._layers)
+        answer = await self._offer(link, layers)
+        if answer.get("interpreter") is None:
+            shipped = self._ship(facts, answer)
+            layers.append(shipped)
+            answer = await self._offer(link, layers, shipped)
+        by_digest = {layer.digest: layer for layer in layers}
+        for digest, numbers in answer["lacks"].items():
+            layer = by_digest[digest]
+            logger.info("%s is sent %s", self._host.id, layer.name)
+            for number in numbers:
+                data = zlib.compress(layer.read_pack(number), 6)
+                message = {"layer": digest, "pack": number, "bytes": len(data)}
+                await link.send(message, data)
+        ready = self._checked(await link.receive())["ready"]
+        await link.send({"taken": True})
+        return HostReady(**ready)
+
+    async def _offer(
+        self, link: _Link, layers: Layers, shipped: RuntimeLayer | None = None
+    ) -> dict[str, Any]:
+        data = zlib.compress(b"".join(layer.listing for layer in layers), 6)
+        offer = {
+            "layers": [
+                {"digest": layer.digest, "listing_bytes": len(layer.listing)} for layer in layers
+            ],
+            "python": list(self._python),
+            "interpreter": None if shipped is None else shipped.digest,
+            "stub": SUPERVISOR_STUB,
+            "config": self._config,
+            "bytes": len(data),
+        }
+        await link.send(offer, data)
+        return self._checked(await link.receive())
+
+    def _ship(self, facts: Facts, answer: Mapping[str, Any]) -> RuntimeLayer:
+        """Return a layer with the interpreter that the host has not."""
+        wanted = "{}.{}".format(*self._python)
+        if self._interpreter is None:
+            found = ", ".join(facts["python"]["candidates"])
+            raise self._failure(
+                f"{answer.get('problem')}; what was found: {found}",
+                f"install Python {wanted} there, or run the program with a version that is there",
+            )
+        return self._interpreter(facts)
+
+    def _checked(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return a message that is no error.
+
+        Raises:
+            ProvisionError: The host says what went wrong.
+        """
+        if "error" in message:
+            remedy = _REMEDIES.get(message.get("kind", ""), "")
+            raise self._failure(str(message["error"]), remedy)
+        return message
+
+    def _check_clock(self, facts: Facts) -> None:
+        ahead = float(facts["time"]) - time.time()
+        words = f"its clock is {_duration(abs(ahead))} {'ahead' if ahead > 0 else 'behind'}"
+        if not -_SLOW_CLOCK_SECONDS < ahead < _FAST_CLOCK_SECONDS:
+            raise self._failure(
+                f"{words}, and no certificate can be checked there",
+                "set the host's clock (timedatectl set-ntp true)",
+            )
+        if abs(ahead) > _NOTABLE_CLOCK_SECONDS:
+            logger.warning("%s: %s", self._host.id, words)
+
+    # Failures
+
+    def _failure(self, what: str, remedy: str, *, temporary: bool = False) -> ProvisionError:
+        return ProvisionError(
+            f"{self._host.id} did not come up: {what}",
+            system=self._system,
+            requested=self._host.capacity,
+            started=0,
+            answer=self._host.cause(),
+            remedy=remedy,
+            temporary=temporary,
+        )
+
+    def _too_late(self, seconds: float) -> ProvisionError:
+        if self._got_through:
+            return self._failure(
+                f"its supervisor did not run within {seconds:g} s; at last, {self._last}",
+                "see whether the host or the network to it is very slow",
+                temporary=True,
+            )
+        where = f" at {self._host.address}" if self._host.address else ""
+        return self._failure(
+            f"the boot file did not answer{where} within {seconds:g} s; at last, {self._last}",
+            "see whether the host runs, and whether a firewall or a security group lets the "
+            "driver connect to its port",
+            temporary=True,
+        )
+
+
+class _Link:
+    """Messages to and from the boot file."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, message: Mapping[str, Any], data: bytes = b"") -> None:
+        text = json.dumps(message).encode()
+        self._writer.write(_LENGTH.pack(len(text)) + text + data)
+        async with asyncio.timeout(_IDLE_SECONDS):
+            await self._writer.drain()
+
+    async def receive(self) -> dict[str, Any]:
+        async with asyncio.timeout(_IDLE_SECONDS):
+            (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+            if length > _MAX_MESSAGE_BYTES:
+                raise ValueError(f"a message of {length} bytes")
+            message = json.loads(await self._reader.readexactly(length))
+        if not isinstance(message, dict):
+            raise ValueError("a message that is none")
+        return message
+
+
+def _address_of(sock: socket.socket, subject: str) -> str:
+    """Return the address that a connection has led to."""
+    host, port = sock.getpeername()[:2]
+    return str(Address(kind="tls", host=host, port=port, subject=subject))
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
