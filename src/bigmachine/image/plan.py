@@ -61,6 +61,11 @@ class _Spread:
     begun: set[str] = field(default_factory=set)  # those of all the others that ever had one
     children: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def is_rooted(self) -> bool:
+        """Whether anybody has it, or gets it from the driver."""
+        return bool(self.holders) or self.children[DRIVER] > 0
+
     def depth(self, host: str) -> int | None:
         """Return how far a host is from one that has it all; None where no source is in sight."""
         depth = 0
@@ -182,6 +187,8 @@ class Plan:
         fetches: list[Fetch] = []
         uploads = self._uploads - sum(each.children[DRIVER] for each in self._spreads.values())
         for layer, spread in self._spreads.items():
+            if not spread.waiting or not (uploads or spread.is_rooted):
+                continue
             # Who has a part of it comes first: it needs only the rest. Then who has sent least, for
             # the first ones of a chain pass it on.
             begun = spread.begun
