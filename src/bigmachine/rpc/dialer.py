@@ -113,7 +113,7 @@ class Dialer:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT_SECONDS):
             if address.kind == "unix":
-                sock = await _connect_unix(address.path, loop)
+                sock = await connect_unix(address.path)
             else:
                 sock = await self._reach(address, loop)
             try:
@@ -167,7 +167,7 @@ async def connect_through(gateway: str, subject: str) -> socket.socket:
     loop = asyncio.get_running_loop()
     kind, _, path = gateway.partition(":")
     if kind == "unix":
-        sock = await _connect_unix(path, loop)
+        sock = await connect_unix(path)
     else:
         host, _, port = gateway.rpartition(":")
         sock = await _connect_tcp(host.strip("[]"), int(port), loop)
@@ -184,7 +184,13 @@ async def connect_through(gateway: str, subject: str) -> socket.socket:
     return sock
 
 
-async def _connect_unix(path: str, loop: asyncio.AbstractEventLoop) -> socket.socket:
+async def connect_unix(path: str) -> socket.socket:
+    """Return a socket that is connected to a Unix socket, however long its path is.
+
+    Raises:
+        OSError: Nobody listens there.
+    """
+    loop = asyncio.get_running_loop()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
     directory = None

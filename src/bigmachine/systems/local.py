@@ -8,7 +8,6 @@ its directory, private to the user, goes with it, or at the next start at the la
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -17,14 +16,13 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from bigmachine.errors import ProvisionError, UsageError
 from bigmachine.systems.base import Host, HostRequest, Keepalive, System
+from bigmachine.systems.directories import base_directory, make_directory
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,8 +37,6 @@ AT_ONCE_SECONDS: Final = 0.5
 """How long a supervisor has to kill its machines and what they have started."""
 SWEEPS: Final = 20
 """How often it is looked for processes that are left: they may be starting others."""
-TURN_SECONDS: Final = 1.0
-"""How long one start waits for others that make their directories."""
 _LENGTH: Final = struct.Struct(">I")  # before each of the two JSON texts of the boot socket
 
 
@@ -138,7 +134,7 @@ class LocalHost(Host):
             ProvisionError: It cannot have a directory.
             OSError: The system refused.
         """
-        self._directory, self._lock = make_directory()
+        self._directory, self._lock = make_directory("local")
         config = {**boot, "directory": self._directory, "driver_pid": os.getpid()}
         text = json.dumps(config).encode()
         ours, theirs = socket.socketpair()
@@ -294,91 +290,3 @@ async def _receive_exactly(
             raise EOFError("it ended at once")
         data += piece
     return data
-
-
-# Directories: one for each supervisor, private, removed by whoever comes last.
-
-
-def base_directory() -> str:
-    """Return where supervisors' directories of this user are."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime and os.access(runtime, os.W_OK | os.X_OK):
-        return os.path.join(runtime, "bigmachine")
-    return os.path.join(tempfile.gettempdir(), f"bigmachine-{os.getuid()}")
-
-
-def make_directory() -> tuple[str, int]:
-    """Make a private directory for a supervisor; remove those that killed ones have left.
-
-    Returns:
-        The directory, and a descriptor that holds its lock, which the supervisor will share.
-
-    Raises:
-        ProvisionError: The place is somebody else's, or nothing can be made there.
-    """
-    base = base_directory()
-    try:
-        return _make_private(base)
-    except OSError as error:
-        raise ProvisionError(
-            f"the supervisor's directory cannot be made: {error}",
-            system="local",
-            requested=1,
-            started=0,
-            answer=str(error),
-            remedy=f"see to it that directories can be made in {os.path.dirname(base)}, or set "
-            f"XDG_RUNTIME_DIR or TMPDIR to another place",
-        ) from error
-
-
-def _make_private(base: str) -> tuple[str, int]:
-    os.makedirs(base, mode=0o700, exist_ok=True)
-    status = os.lstat(base)
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise ProvisionError(
-            f"{base} must be this user's alone (mode 0700), for its sockets are not encrypted",
-            system="local",
-            requested=1,
-            started=0,
-            remedy=f"remove {base} or set XDG_RUNTIME_DIR to a private directory",
-        )
-    # One at a time, so that there is no directory without a lock but those of the dead.
-    turn = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _take_turn(turn)
-        _remove_stale(base)
-        directory = tempfile.mkdtemp(prefix="h", dir=base)
-        lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    finally:
-        os.close(turn)
-    return directory, lock
-
-
-def _take_turn(turn: int) -> None:
-    """Wait for one's turn, but not for ever for somebody who was stopped in his."""
-    end = time.monotonic() + TURN_SECONDS
-    while time.monotonic() < end:
-        try:
-            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            time.sleep(0.001)
-
-
-def _remove_stale(base: str) -> None:
-    """Remove directories whose driver and supervisor, which would hold their locks, are gone."""
-    for entry in os.scandir(base):
-        try:
-            descriptor = os.open(os.path.join(entry.path, "lock"), os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            shutil.rmtree(entry.path, ignore_errors=True)
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue  # in use
-        else:
-            shutil.rmtree(entry.path, ignore_errors=True)
-        finally:
-            os.close(descriptor)
