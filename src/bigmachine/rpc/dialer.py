@@ -115,7 +115,7 @@ class Dialer:
             if address.kind == "unix":
                 sock = await connect_unix(address.path)
             else:
-                sock = await self._reach(address, loop)
+                sock = await self._reach(address)
             try:
                 await loop.sock_sendall(sock, frames.preamble(address.target))
             except BaseException:
@@ -123,17 +123,17 @@ class Dialer:
                 raise
         return sock
 
-    async def _reach(self, address: Address, loop: asyncio.AbstractEventLoop) -> socket.socket:
+    async def _reach(self, address: Address) -> socket.socket:
         """Connect to another host, directly or through its gateway."""
         if self._is_own(address):  # which may not reach itself under the name others know
-            return await _connect_tcp("127.0.0.1", address.port, loop)
+            return await connect_tcp("127.0.0.1", address.port)
         way = self._way(address)
         if way is None:
-            return await _connect_tcp(address.host, address.port, loop)
+            return await connect_tcp(address.host, address.port)
         if not address.tunnelled and time.monotonic() >= way.indirect_until:
             try:
                 async with asyncio.timeout(DIRECT_SECONDS):
-                    return await _connect_tcp(address.host, address.port, loop)
+                    return await connect_tcp(address.host, address.port)
             except OSError:  # a timeout is one
                 sock = await connect_through(way.gateway, address.subject)
                 way.indirect_until = time.monotonic() + UNREACHED_SECONDS
@@ -170,7 +170,7 @@ async def connect_through(gateway: str, subject: str) -> socket.socket:
         sock = await connect_unix(path)
     else:
         host, _, port = gateway.rpartition(":")
-        sock = await _connect_tcp(host.strip("[]"), int(port), loop)
+        sock = await connect_tcp(host.strip("[]"), int(port))
     try:
         await loop.sock_sendall(sock, frames.preamble(f"via {subject}"))
         answer = await loop.sock_recv(sock, 1)
@@ -212,7 +212,13 @@ async def connect_unix(path: str) -> socket.socket:
             os.close(directory)
 
 
-async def _connect_tcp(host: str, port: int, loop: asyncio.AbstractEventLoop) -> socket.socket:
+async def connect_tcp(host: str, port: int) -> socket.socket:
+    """Return a socket that is connected to a host.
+
+    Raises:
+        OSError: Nobody is reached there.
+    """
+    loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     last: OSError | None = None
     for family, kind, protocol, _, where in found:

@@ -280,9 +280,20 @@ def peek(name: HostName, settings: ConnectSettings) -> asyncssh.SSHClientConnect
     return asyncssh.SSHClientConnectionOptions(host=name.name, client_keys=None, **said)
 
 
-async def connect(
-    name: HostName, settings: ConnectSettings, jumps: Jumps
-) -> asyncssh.SSHClientConnection:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected:
+    """A connection.
+
+    Attributes:
+        ssh: The connection itself.
+        peer: The IP address that it leads to; "" where that is another's: a jump host's, a proxy's.
+    """
+
+    ssh: asyncssh.SSHClientConnection
+    peer: str
+
+
+async def connect(name: HostName, settings: ConnectSettings, jumps: Jumps) -> Connected:
     """Connect to a host, through its jump hosts if it has any.
 
     Raises:
@@ -296,10 +307,13 @@ async def connect(
     through = settings.jump
     if through is None and isinstance(options.tunnel, str):
         through = options.tunnel  # ProxyJump
-    if not through or through == "none":
-        return await _open(Attempt(name, settings), None)
-    tunnel = await jumps.reach(name, through, settings)
-    return await _open(Attempt(name, settings, via=through), tunnel)
+    if through and through != "none":
+        tunnel = await jumps.reach(name, through, settings)
+        ssh = await _open(Attempt(name, settings, via=through), tunnel)
+        return Connected(ssh=ssh, peer="")
+    ssh = await _open(Attempt(name, settings), None)
+    peer = None if options.proxy_command else ssh.get_extra_info("peername")
+    return Connected(ssh=ssh, peer=peer[0] if peer else "")
 
 
 async def _open(

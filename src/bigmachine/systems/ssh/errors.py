@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.errors import ProvisionError
+from bigmachine.systems.bootfile import OLDEST_PYTHON
 
 if TYPE_CHECKING:
     from bigmachine.systems.ssh.connect import Attempt
 
-OLDEST_PYTHON: Final = (3, 8)
+OLDEST: Final = ".".join(map(str, OLDEST_PYTHON))
 """The oldest Python that runs the boot file."""
 
 _MAX_ANSWER: Final = 600  # characters of what a host has said
@@ -399,7 +400,7 @@ def of_shell(name: str, python: str, status: int | None, signal: str, said: str)
             what=f"there is no {python}",
             answer=answer,
             remedy=f"install it there (apt-get install python3), or say where one is that is "
-            f"{_oldest()} or newer: python=/path/to/python3",
+            f"{OLDEST} or newer: python=/path/to/python3",
         )
     if status == 126:
         return Problem(
@@ -410,7 +411,7 @@ def of_shell(name: str, python: str, status: int | None, signal: str, said: str)
             remedy="see its permissions, and whether the file system is mounted noexec; or say "
             "where another Python is: python=/path/to/python3",
         )
-    if status == 0 or status == 1:
+    if status in (0, 1):
         return Problem(
             host=name,
             kind="no-shell",
@@ -430,45 +431,73 @@ def of_shell(name: str, python: str, status: int | None, signal: str, said: str)
     )
 
 
-def of_old_python(name: str, python: str, version: Sequence[int]) -> Problem:
-    """Return that a host's Python is too old."""
-    has = ".".join(map(str, version[:3]))
+def of_boot(name: str, python: str, said: Mapping[str, Any]) -> Problem:
+    """Return why the boot file does not listen, as it says itself.
+
+    Args:
+        name: The host.
+        python: The interpreter that was asked for.
+        said: Its ``error``, and of which ``kind`` that is.
+    """
+    kind, answer = str(said.get("kind", "")), _short(str(said["error"]))
+    what, remedy = _OF_BOOT.get(kind, ("the boot file cannot do its work", "see what it answered"))
     return Problem(
         host=name,
-        kind="old-python",
-        what=f"its {python} is Python {has}, and the boot file needs {_oldest()}",
-        remedy="install a newer one beside it and say where it is: python=/path/to/python3",
+        kind="old-python" if kind == "python" else kind or "boot",
+        what=what.format(python=python),
+        answer=answer,
+        remedy=remedy,
     )
 
 
-def of_boot(name: str, said: str, status: int | None) -> Problem:
-    """Return why the boot file ended before it listened, from what it has said."""
-    answer = _short(said)
-    lowered = said.lower()
-    if "no space left" in lowered or "disk quota" in lowered:
-        return Problem(
-            host=name,
-            kind="disk",
-            what="there is no room on its disk",
-            answer=answer,
-            remedy="make room there (bigmachine cache clears what is left of earlier runs), or "
-            "name a directory on another disk with directory=",
-        )
-    if "permission denied" in lowered or "read-only file system" in lowered:
-        return Problem(
-            host=name,
-            kind="permission",
-            what="nothing can be written there",
-            answer=answer,
-            remedy="make the cache directory (~/.cache) writable for this user, or name another "
-            "with directory=",
-        )
+_OF_BOOT: Final = {
+    "python": (
+        "its {python} does not do",
+        "install a newer one beside it and say where that is: python=/path/to/python3",
+    ),
+    "disk": ("there is no room on its disk", "make room there, or name another with directory="),
+    "permission": (
+        "its cache cannot be written",
+        "make ~/.cache there writable for this user, or name another directory with directory=",
+    ),
+    "time": ("it took too long", "see whether the host is overloaded"),
+}
+
+
+def of_slow_boot(name: str, seconds: float, said: str) -> Problem:
+    """Return that the boot file does not come to listen."""
     return Problem(
         host=name,
-        kind="boot",
-        what=f"the boot file ended with status {status} before it was up",
-        answer=answer,
-        temporary=False,
+        kind="slow",
+        what=f"it let us in, but did not run the boot file within {seconds:g} s",
+        answer=_short(said),
+        remedy="see whether the host is overloaded, and whether its shell's start-up files "
+        "(~/.bashrc) wait for something",
+        temporary=True,
+    )
+
+
+def of_no_session(name: str, answer: str) -> Problem:
+    """Return that the SSH server runs no command."""
+    return Problem(
+        host=name,
+        kind="no-session",
+        what="its SSH server lets us in and refuses to run a command",
+        answer=_short(answer),
+        remedy="see MaxSessions and ForceCommand in its sshd_config, and the options of the key in "
+        "~/.ssh/authorized_keys",
+    )
+
+
+def of_lost(name: str, answer: str, said: str) -> Problem:
+    """Return that the connection was lost before the boot file was up."""
+    return Problem(
+        host=name,
+        kind="lost",
+        what="the connection was lost before the boot file was up",
+        answer=_short(f"{answer} {said}"),
+        remedy="see whether the host and the network to it are up",
+        temporary=True,
     )
 
 
@@ -493,10 +522,6 @@ def of_direct(name: str, place: str, reason: str) -> Problem:
         remedy="open the ports to this computer, or let tunnel= be 'auto'",
         temporary=True,
     )
-
-
-def _oldest() -> str:
-    return ".".join(map(str, OLDEST_PYTHON))
 
 
 def _listed(names: Sequence[str]) -> str:
