@@ -1,0 +1,136 @@
+"""The user's own files: what travels of a directory, and what is left out and said."""
+
+from __future__ import annotations
+
+import os
+import py_compile
+from pathlib import Path
+
+import pytest
+
+from bigmachine.image import sources
+from bigmachine.image.sources import Found, collect
+
+
+def write(root: Path, *paths: str, data: str = "x = 1\n") -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(data)
+
+
+def names(found: Found) -> list[str]:
+    return sorted(found.sources)
+
+
+def reasons(found: Found, root: Path) -> dict[str, str]:
+    return {os.path.relpath(path, root): why for path, why in found.left_out}
+
+
+def test_modules_and_what_lies_beside_them_travel(tmp_path: Path) -> None:
+    write(tmp_path, "pi.py", "pkg/__init__.py", "pkg/table.csv", "pkg/deep/er.py", ".env")
+    assert names(collect(str(tmp_path))) == [
+        ".env",
+        "pi.py",
+        "pkg/__init__.py",
+        "pkg/deep/er.py",
+        "pkg/table.csv",
+    ]
+
+
+def test_what_is_no_part_of_a_program_is_left_out_and_said(tmp_path: Path) -> None:
+    write(tmp_path, "pi.py", ".git/config", "node_modules/x/y.js", ".mypy_cache/z")
+    write(tmp_path, "env/pyvenv.cfg", "env/lib/thing.py", "__pycache__/pi.cpython-27.pyc")
+    found = collect(str(tmp_path))
+    assert names(found) == ["pi.py"]
+    assert reasons(found, tmp_path) == {
+        ".git": "no part of a program",
+        "node_modules": "no part of a program",
+        ".mypy_cache": "no part of a program",
+        "env": "an environment",
+    }
+
+
+def test_gitignore_is_heeded_at_every_level(tmp_path: Path) -> None:
+    write(tmp_path, ".gitignore", data="*.log\nbuild/\n/out\n!keep.log\n")
+    write(tmp_path, "a.py", "x.log", "keep.log", "build/b.py", "out/c.py", "pkg/out/d.py")
+    write(tmp_path, "pkg/.gitignore", data="secret*\n!x.log\n")
+    write(tmp_path, "pkg/secret.txt", "pkg/x.log", "secret.txt")
+    found = collect(str(tmp_path))
+    assert names(found) == [
+        ".gitignore",
+        "a.py",
+        "keep.log",
+        "pkg/.gitignore",
+        "pkg/out/d.py",
+        "pkg/x.log",
+        "secret.txt",
+    ]
+    assert set(reasons(found, tmp_path)) == {"x.log", "build", "out", "pkg/secret.txt"}
+
+
+def test_a_repositorys_rules_hold_in_a_directory_of_it(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    write(tmp_path, ".gitignore", data="*.log\n/src/out\n")
+    write(tmp_path, "src/a.py", "src/x.log", "src/out/b.py")
+    assert names(collect(str(tmp_path / "src"))) == ["a.py"]
+
+
+def test_rules_above_hold_in_a_repository_alone(tmp_path: Path) -> None:
+    write(tmp_path, ".gitignore", data="*\n")
+    write(tmp_path, "src/a.py")
+    assert names(collect(str(tmp_path / "src"))) == ["a.py"]
+
+
+def test_large_files_have_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 2 << 20)
+    (tmp_path / "big.bin").write_bytes(b"x" * (3 << 20))
+    found = collect(str(tmp_path))
+    assert (
+        reasons(found, tmp_path)["big.bin"] == "it has 3 MiB: name it as data if machines need it"
+    )
+    assert names(collect(str(tmp_path), keep=lambda path: path == "big.bin")) == ["big.bin"]
+
+
+def test_of_a_directory_that_is_no_programs_only_modules_travel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_FILES", 3)
+    write(tmp_path, "pi.py", "helper/__init__.py", "a.txt", "b.txt", "c.txt", "My Photos/d.py")
+    found = collect(str(tmp_path))
+    assert names(found) == ["helper/__init__.py", "pi.py"]
+    assert "more than a program" in reasons(found, tmp_path)["."]
+
+
+def test_links_within_are_kept_and_others_followed(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    write(root, "a.py")
+    write(tmp_path, "outside.py", "elsewhere/b.py")
+    (root / "same.py").symlink_to("a.py")
+    (root / "out.py").symlink_to(tmp_path / "outside.py")
+    (root / "dir").symlink_to(tmp_path / "elsewhere")
+    (root / "gone").symlink_to("nowhere")
+    found = collect(str(root))
+    assert names(found) == ["a.py", "out.py"]
+    assert found.links == {"same.py": "a.py", "gone": "nowhere"}
+    assert reasons(found, root) == {"dir": f"a link to {tmp_path / 'elsewhere'}"}
+
+
+def test_what_is_no_file_is_left_out(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    found = collect(str(tmp_path))
+    assert reasons(found, tmp_path) == {"pipe": "neither a file nor a directory"}
+
+
+def test_valid_compiled_modules_come_with_theirs(tmp_path: Path) -> None:
+    write(tmp_path, "pi.py", "old.py")
+    compiled = Path(py_compile.compile(str(tmp_path / "pi.py"), doraise=True))
+    py_compile.compile(str(tmp_path / "old.py"), doraise=True)
+    os.utime(tmp_path / "old.py", (1, 1))
+    assert names(collect(str(tmp_path))) == [f"__pycache__/{compiled.name}", "old.py", "pi.py"]
+
+
+def test_excluded_directories_are_none_of_it(tmp_path: Path) -> None:
+    write(tmp_path, "pi.py", "cache/x.py")
+    found = collect(str(tmp_path), excluded=[str(tmp_path / "cache")])
+    assert names(found) == ["pi.py"]
+    assert not found.left_out
