@@ -31,8 +31,8 @@ def settings_of(server: Server, **changes) -> ConnectSettings:
 async def say(name: str, settings: ConnectSettings) -> str:
     jumps = Jumps()
     try:
-        connection = await connect(parse(name), settings, jumps)
-        async with connection:
+        connected = await connect(parse(name), settings, jumps)
+        async with connected.ssh as connection:
             result = await connection.run("echo in", check=True)
             return str(result.stdout).strip()
     finally:
