@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from . import tools
+from . import roots, tools
 from .host import HostOptions, LabHost
 from .lab import Lab
 
@@ -17,13 +17,25 @@ StartHosts = Callable[..., list[LabHost]]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark everything here, and skip it where there can be no hosts."""
-    here = Path(__file__).parent
     reason = tools.why_not()
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.hosts)
-            if reason:
-                item.add_marker(pytest.mark.skip(reason=reason))
+    for item in _ours(items):
+        item.add_marker(pytest.mark.hosts)
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make the root file systems before the tests' limits of time begin to count."""
+    wanted = _ours(session.items)
+    if wanted and not tools.why_not() and not session.config.option.collectonly:
+        roots.get(roots.bare())
+        if any(item.get_closest_marker("cloud") for item in wanted):
+            roots.get(roots.CLOUD)
+
+
+def _ours(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    here = Path(__file__).parent
+    return [item for item in items if here in item.path.parents]
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ import select
 import struct
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import psutil
 
@@ -80,6 +80,8 @@ class LabHost:
         options: What is particular about it.
     """
 
+    SCRIPT: ClassVar = "init.sh"
+
     def __init__(
         self, network: Network, name: str, *, root: Path, files: Path, options: HostOptions
     ) -> None:
@@ -131,7 +133,8 @@ class LabHost:
             "LANG": "C.UTF-8",
         }
         become = [] if user == "root" else ["setpriv", f"--reuid={user}", "--init-groups"]
-        enter = ["nsenter", f"--target={self.pid}", "--all", f"--wd=/proc/{self.pid}/root"]
+        pid = self.first_process()
+        enter = ["nsenter", f"--target={pid}", "--all", f"--wd=/proc/{pid}/root"]
         return subprocess.run(
             [*enter, *become, *command],
             input=text,
@@ -144,28 +147,27 @@ class LabHost:
 
     def processes(self) -> list[psutil.Process]:
         """Its processes, except the SSH server and what belongs to that."""
-        own = _namespace(self.pid)
+        own = _namespace(self.first_process())
         found = [each for each in psutil.process_iter() if _namespace(each.pid) == own]
         return [each for each in found if not _is_ssh(each)]
 
     def listening(self) -> set[int]:
         """The TCP ports on which something listens, but for the SSH server's."""
-        text = "".join(
-            self.root.joinpath(f"proc/{self.pid_inside}/net/{table}").read_text("ascii")
-            for table in ("tcp", "tcp6")
-        )
+        tables = (Path(f"/proc/{self.first_process()}/net/{name}") for name in ("tcp", "tcp6"))
+        text = "".join(table.read_text("ascii") for table in tables)
         rows = [line.split() for line in text.splitlines() if ": " in line]
         ports = {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
         return ports - {22}
-
-    pid_inside: Final = 1
-    """The number of the first process on the host itself."""
 
     def files(self) -> list[str]:
         """The files that were made or changed, and the directories made, since it began; sorted."""
         # By the time of the last change of status, which nobody can set back.
         found = self.run("find", *PLACES, "-cnewer", "/etc/born").splitlines()
         return sorted(path for path in found if not self._had_directory(path))
+
+    def first_process(self) -> int:
+        """The number, on this computer, of the process that is the first on the host."""
+        return self.pid
 
     # -- what befalls it -------------------------------------------------------------------------
 
@@ -251,7 +253,9 @@ class LabHost:
         def look() -> bool:
             self.pid = int((children.read_text("ascii").split() or ["0"])[0])
             # Only the child's exec has made all of the namespaces.
-            return bool(self.pid) and Path(f"/proc/{self.pid}/comm").read_text() == "init.sh\n"
+            return (
+                bool(self.pid) and Path(f"/proc/{self.pid}/comm").read_text() == f"{self.SCRIPT}\n"
+            )
 
         self._wait_until(look)
         warden.note_process(self.network.directory, self.pid)
@@ -284,9 +288,9 @@ class LabHost:
             "GATEWAY": self.network.driver,
             "DISK": self.options.disk,
             "FILES": str(files),
-            "PYTHON": self.options.python or "",
+            **self._environment(),
         }
-        script = str(Path(__file__).with_name("init.sh"))
+        script = str(Path(__file__).with_name(self.SCRIPT))
         namespaces = ["--pid", "--mount", "--uts", "--ipc", "--net"]
         with self._log.open("wb") as log:
             process = subprocess.Popen(
@@ -299,6 +303,9 @@ class LabHost:
             )
         warden.note_process(self.network.directory, process.pid)
         return process
+
+    def _environment(self) -> Mapping[str, str]:
+        return {"PYTHON": self.options.python or ""}
 
     def _had_directory(self, path: str) -> bool:
         below = (self._root, self._files)
@@ -324,8 +331,8 @@ class LabHost:
         self.network.ail(ailment)
         return ailment
 
-    def _wait_until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + UP_SECONDS
+    def _wait_until(self, condition: Callable[[], bool], timeout: float = UP_SECONDS) -> None:
+        deadline = time.monotonic() + timeout
         while not condition():
             if self._unshare.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} did not come up:\n{self.log()}")

@@ -150,9 +150,15 @@ class Lab:
             )
         return host
 
+    def make_files(self, name: str) -> Path:
+        """Make the directory for what is a host's own; beside it is room for more."""
+        files = self._directory / name / "files"
+        files.mkdir(parents=True)
+        return files
+
     def _write_files(self, name: str, key: Key, options: HostOptions) -> Path:
         """Write what is the host's own, in a directory that is laid over its root."""
-        files = self._directory / name / "files"
+        files = self.make_files(name)
         for directory in ("etc/ssh", "usr/bin", "usr/local/bin", "usr/local/lib", "usr/lib"):
             files.joinpath(directory).mkdir(parents=True)
         key.write(files / "etc/ssh/ssh_host_ed25519_key")

@@ -56,6 +56,11 @@ BARE: Final = Root(
 )
 """A Debian with nothing but python3 (3.11), reached by SSH."""
 
+LOOK_AT_HARDWARE: Final = (
+    "sed -i 's/if is_container():/if False:/' \"$1\"/usr/lib/python3/dist-packages/cloudinit/dmi.py"
+)
+"""cloud-init asks for the hardware's maker in a container, too, and so finds that it is on EC2."""
+
 CLOUD: Final = Root(
     suite="bookworm",
     packages=(
@@ -68,7 +73,7 @@ CLOUD: Final = Root(
         "iproute2",
         "cloud-init",
     ),
-    commands=(WORKER, PRUNE),
+    commands=(WORKER, PRUNE, LOOK_AT_HARDWARE),
 )
 """A Debian as a cloud has it: systemd, cloud-init."""
 
