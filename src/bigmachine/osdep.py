@@ -221,6 +221,16 @@ def process_start_time(pid: int) -> float | None:
         return _psutil_start_time(pid)
 
 
+def boot_id() -> str:
+    """Return what names this start of the computer: after the next one it is another."""
+    if sys.platform == "linux":
+        return _read("/proc/sys/kernel/random/boot_id").decode().strip()
+    else:
+        import psutil
+
+        return str(psutil.boot_time())
+
+
 def peak_memory_bytes(usage: resource.struct_rusage) -> int:
     """Return the most memory that a process had resident, in bytes, from what ``os.wait4`` gave."""
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
