@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bigmachine.systems.base import Host, HostRequest, Keepalive, System
     from bigmachine.systems.local import Local
+    from bigmachine.systems.ssh import SSH
 
-__all__ = ["Host", "HostRequest", "Keepalive", "Local", "System"]
+__all__ = ["SSH", "Host", "HostRequest", "Keepalive", "Local", "System"]
+
+_SYSTEMS = {"Local": "bigmachine.systems.local", "SSH": "bigmachine.systems.ssh"}
 
 
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    if name == "Local":
-        return import_module("bigmachine.systems.local").Local
+    if name in _SYSTEMS:
+        return getattr(import_module(_SYSTEMS[name]), name)
     if name in __all__:
         return getattr(import_module("bigmachine.systems.base"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

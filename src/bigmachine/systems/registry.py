@@ -25,6 +25,7 @@ GROUP = "bigmachine.systems"
 _BUILT_IN = {
     "local": ("bigmachine.systems.local", "Local"),
     "inprocess": ("bigmachine.testing.inprocess", "InProcess"),
+    "ssh": ("bigmachine.systems.ssh", "SSH"),
 }
 
 

@@ -8,7 +8,6 @@ are always checked; neither passwords nor passphrases are ever asked for. What f
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -299,7 +298,6 @@ async def connect(name: HostName, settings: ConnectSettings, jumps: Jumps) -> Co
     Raises:
         HostError: It failed; the error says what to do.
     """
-    require_asyncssh()
     try:
         options = peek(name, settings)
     except (OSError, ValueError) as error:
@@ -369,19 +367,19 @@ class Jumps:
 
 
 def require_asyncssh() -> None:
-    """See that asyncssh is there.
+    """See that asyncssh is there, without importing it: the switchboard's process does.
 
     Raises:
         UsageError: It is not.
     """
-    try:
-        import asyncssh  # noqa: F401
-    except ImportError as error:
+    import importlib.util
+
+    if importlib.util.find_spec("asyncssh") is None:
         from bigmachine.errors import UsageError
 
         raise UsageError(
             "the system 'ssh' needs the package asyncssh: pip install 'bigmachine[ssh]'"
-        ) from error
+        )
 
 
 def _explicit(name: HostName, settings: ConnectSettings) -> dict[str, Any]:
@@ -415,11 +413,6 @@ def _key_files(options: Any, settings: ConnectSettings) -> list[Path]:
     if not files:
         files = [os.path.join("~/.ssh", name) for name in _DEFAULT_KEYS]
     return [Path(file).expanduser() for file in files]
-
-
-def remote_command(*words: str) -> str:
-    """Return a command line for whatever shell the account has."""
-    return "exec " + " ".join(map(shlex.quote, words))
 
 
 def _observer() -> type:

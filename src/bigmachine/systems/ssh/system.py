@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from bigmachine.errors import ProvisionError, UsageError
+from bigmachine.host import role
 from bigmachine.systems.base import Host, HostRequest, Keepalive, System
 from bigmachine.systems.ssh import errors
 from bigmachine.systems.ssh.board import Board, LineHolder
@@ -88,13 +90,12 @@ class SSH(System):
         keepalive: float | None = None,
         connect_seconds: float = 15.0,
     ) -> None:
-        require_asyncssh()
-        texts = [hosts] if isinstance(hosts, str) else list(hosts)
-        if hosts_file is not None:
-            texts += read_file(_path(hosts_file))
-        self._hosts = parse_all(texts)
-        if not self._hosts:
-            raise UsageError("SSH: name hosts, hosts=['a', 'user@b:2222'], or a hosts_file=")
+        self._texts = [hosts] if isinstance(hosts, str) else list(hosts)
+        self._hosts_file = hosts_file
+        if role.current is role.Role.DRIVER:  # machines run the program up to here, and need none
+            require_asyncssh()
+            if not self.hosts:
+                raise UsageError("SSH: name hosts, hosts=['a', 'user@b:2222'], or a hosts_file=")
         if tunnel not in ("auto", "always", "never"):
             raise UsageError(f"SSH(tunnel={tunnel!r}): it is 'auto', 'always' or 'never'")
         if cpus_per_machine != "host" and not (_is_int(cpus_per_machine) and cpus_per_machine > 0):
@@ -122,12 +123,17 @@ class SSH(System):
         self._boards: dict[str, _Held] = {}
 
     def __repr__(self) -> str:
-        return f"<system ssh hosts={','.join(host.text for host in self._hosts)}>"
+        return f"<system ssh hosts={','.join(self._texts)} hosts_file={self._hosts_file}>"
 
-    @property
+    @functools.cached_property
     def hosts(self) -> tuple[HostName, ...]:
-        """The hosts, as they were named."""
-        return self._hosts
+        """The hosts, as they were named.
+
+        Raises:
+            UsageError: One is no host, or their file cannot be read.
+        """
+        file = self._hosts_file
+        return parse_all([*self._texts, *([] if file is None else read_file(_path(file)))])
 
     @property
     def settings(self) -> ConnectSettings:
@@ -140,7 +146,7 @@ class SSH(System):
         if held is None or held.closing:
             held = self._boards[request.cluster] = _Held(Board())
         used = {host.name for host in held.hosts if not host.is_ended}
-        free = [name for name in self._hosts if name not in used]
+        free = [name for name in self.hosts if name not in used]
         if not free:
             raise self._exhausted(request, [], 0)
         launch = _Launch(self, held, request)
@@ -157,8 +163,8 @@ class SSH(System):
     ) -> ProvisionError:
         why = ""
         if len(problems) != 1 or room:
-            all_of_them = f"all {len(self._hosts)} hosts" if len(self._hosts) > 1 else "the host"
-            working = len(self._hosts) - len(problems)
+            all_of_them = f"all {len(self.hosts)} hosts" if len(self.hosts) > 1 else "the host"
+            working = len(self.hosts) - len(problems)
             used = all_of_them if not problems else f"the {working} hosts that can be used"
             why = f"{used} together have no room for so many machines" if working else ""
         return errors.provision_error(
