@@ -66,7 +66,7 @@ def test_a_layer_is_there_when_all_its_packs_have_come(store: Store) -> None:
 def test_a_damaged_pack_is_refused(store: Store) -> None:
     layer = layer_of(FILES)
     receiving = store.begin(layer.listing)
-    with pytest.raises(ValueError, match="pack 1 of layer thing-1.0 is damaged"):
+    with pytest.raises(ValueError, match=r"pack 1 of layer thing-1\.0 is damaged"):
         receiving.write_pack(1, layer.read_pack(0))
     assert receiving.lacking == [0, 1, 2]
     receiving.close()
@@ -210,7 +210,7 @@ def test_no_permission_is_named_with_what_to_do(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "makedirs", forbidden)
-    with pytest.raises(PermissionError, match="no permission to write the cache.*another"):
+    with pytest.raises(PermissionError, match=r"no permission to write the cache.*another"):
         Store(store.root)
 
 
