@@ -15,6 +15,7 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from bigmachine.image.listing import (
@@ -57,13 +58,20 @@ class FileLayer:
 
     def __init__(self, listing: bytes, sources: Mapping[str, Source]) -> None:
         self.listing = listing
-        self.digest = digest_of(listing)
-        self._decoded = Listing.decode(listing)
         self._sources = sources
         self._spans: list[list[Span]] | None = None
 
     def __repr__(self) -> str:
         return f"<FileLayer {self.name} {self.digest[:12]}>"
+
+    @cached_property
+    def digest(self) -> str:
+        """Its name by content."""
+        return digest_of(self.listing)
+
+    @cached_property
+    def _decoded(self) -> Listing:
+        return Listing.decode(self.listing)
 
     @property
     def name(self) -> str:
@@ -84,6 +92,10 @@ class FileLayer:
     def entries(self) -> tuple[Entry, ...]:
         """Its files."""
         return self._decoded.entries
+
+    def source(self, path: str) -> Source | None:
+        """Return where a file comes from; None: it is no file of this layer."""
+        return self._sources.get(path)
 
     def read_pack(self, number: int) -> bytes:
         """Return a pack.
