@@ -194,6 +194,16 @@ class SSH(System):
         return max(1, cpus // each), each
 
     @property
+    def python(self) -> str:
+        """The interpreter on the hosts."""
+        return self._python
+
+    @property
+    def directory(self) -> str | None:
+        """Where the hosts keep their cache; None: in the usual place."""
+        return self._directory
+
+    @property
     def tunnel(self) -> Literal["auto", "always", "never"]:
         """Whether there may, must or must not be tunnels."""
         return self._tunnel
