@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from collections.abc import Mapping
-from dataclasses import asdict
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +42,14 @@ BOOT_SECONDS: Final = 60.0
 """How long a host has, from the boot file's first second, until its supervisor runs."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """A host that is up: where it is reached, and what its boot file said of it."""
+
+    address: str
+    facts: Mapping[str, Any]
+
+
 class Abroad:
     """A cluster's dealings with hosts that are other computers. Used on the runtime's loop.
 
@@ -61,13 +70,13 @@ class Abroad:
         self._runtime = runtime
         self._dialer = dialer
         self._own: asyncio.Task[Image] | None = None
-        self._runtime_layers: asyncio.Task[list[Layer]] | None = None
+        self._runtime_layers: asyncio.Task[Sequence[Layer]] | None = None
         self._servers: dict[str, ImageServer] = {}
         self._keeper: Keeper | None = None
-        self._addresses: dict[str, str] = {}
+        self._hosts: dict[str, _Settled] = {}
 
     def __repr__(self) -> str:
-        return f"<Abroad of {self._name}: {len(self._addresses)} hosts>"
+        return f"<Abroad of {self._name}: {len(self._hosts)} hosts>"
 
     def boot_config(self, host_id: str, credentials: Credentials) -> Mapping[str, Any]:
         """Return what the boot file of a host is to be given, as `HostRequest.boot` promises."""
@@ -82,10 +91,8 @@ class Abroad:
     async def begin(self, image: Image | None) -> None:
         """Begin with what takes time and needs no host: the runtime's layers, and the image."""
         if self._runtime_layers is None:
-            from bigmachine.image.runtime import runtime_layers
-
             self._runtime_layers = self._runtime.start_task(
-                self._runtime.in_background(runtime_layers, "runtime layers"), "runtime layers"
+                self._runtime.in_background(_runtime_layers, "runtime layers"), "runtime layers"
             )
         if image is None and self._own is None:
             from bigmachine.image.build import build
@@ -114,8 +121,15 @@ class Abroad:
         """
         from bigmachine.driver.bootstrap import bootstrap
 
-        assert self._runtime_layers is not None
         host, keepalive = link.host, self._system.keepalive
+        assert self._runtime_layers is not None
+        layers = await asyncio.shield(self._runtime_layers)
+        facts: dict[str, Any] = {}
+
+        def layers_for(said: Mapping[str, Any]) -> Sequence[Layer]:
+            facts.update(said)
+            return layers
+
         if host.tunnel is not None:
             self._dialer.use_gateway(host.id, host.tunnel, direct=host.direct)
         ready = await bootstrap(
@@ -127,10 +141,12 @@ class Abroad:
                 "lease_seconds": keepalive.timeout,
                 "gateway": host.gateway,
             },
-            layers=await asyncio.shield(self._runtime_layers),
+            layers=layers_for,
+            python=sys.version_info[:2],
             seconds=BOOT_SECONDS,
+            system=self._system.name,
         )
-        self._addresses[host.id] = ready.address
+        self._hosts[host.id] = _Settled(ready.address, facts)
         self._keep(host, ready.address)
 
     async def settle(self, link: HostLink, orders: Orders) -> Orders:
@@ -143,8 +159,8 @@ class Abroad:
         from bigmachine.image.manifest import map_path
 
         server = await self._server(orders.image)
-        address = self._addresses[link.host.id]
-        prepared = await server.provide(link.control, address, link.host.id)
+        host = self._hosts[link.host.id]
+        prepared = await server.provide(link.control, host.address, link.host.id)
         manifest = server.image.manifest
 
         def where(path: str) -> str | None:
@@ -161,7 +177,8 @@ class Abroad:
 
     def part(self, link: HostLink) -> None:
         """Forget a host: it has ended, or is about to."""
-        self._addresses.pop(link.host.id, None)
+        self._hosts.pop(link.host.id, None)
+        self._dialer.forget_gateway(link.host.id)
         self._dialer.forget_gateway(link.host.id)
         for server in self._servers.values():
             server.forget(link.host.id)
@@ -195,3 +212,9 @@ class Abroad:
 
             server = self._servers[image.digest] = ImageServer(self._runtime, image)
         return server
+
+
+def _runtime_layers() -> Sequence[Layer]:
+    from bigmachine.image.runtime import runtime_layers
+
+    return runtime_layers()
