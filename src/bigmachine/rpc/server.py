@@ -95,7 +95,13 @@ class Server:
             return
         task = self.loop.create_task(self._secure(sock, tls), name="tls handshake")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():  # before it began, perhaps
+                sock.close()
+
+        task.add_done_callback(end)
 
     async def _secure(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         tls = Tls(context, server_side=True)

@@ -179,6 +179,13 @@ DESCENDANTS = """
 """
 
 
+def name_of(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
 async def wait_gone(pids: list[int], seconds: float) -> None:
     end = time.monotonic() + seconds
     while any(map(is_running, pids)):
@@ -240,7 +247,7 @@ def test_children_of_a_machine_that_lost_their_parent_are_reaped() -> None:
         await evaluate(host, machine, source)
         supervisor = psutil.Process(host.process.pid)
         end = time.monotonic() + 5
-        while any("sleep" in each.name() for each in supervisor.children()):
+        while any("sleep" in name_of(each) for each in supervisor.children()):
             assert time.monotonic() < end
             await asyncio.sleep(0.01)
 

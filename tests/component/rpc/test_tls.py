@@ -135,6 +135,22 @@ def test_what_is_no_tls_is_refused(link: Link, data: bytes) -> None:
     assert link.call("E.echo", 1) == 1
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_closing_closes_a_connection_whose_handshake_is_not_over(link: Link, begun: bool) -> None:
+    mine, theirs = link.sockets()
+
+    async def close() -> None:
+        link.server.adopt(theirs, tls=link.server_tls)
+        if begun:
+            await asyncio.sleep(0)
+        await link.server.close(0.0)
+
+    with mine:
+        link.home.run(close())
+        assert theirs.fileno() == -1
+        assert Peer(mine).read_to_end() == b""
+
+
 def test_bytes_changed_on_the_way_end_the_connection(link: Link, echo: Echo) -> None:
     inner = link.connect
     middle: list[socket.socket] = []
