@@ -11,13 +11,12 @@ credentials and nothing else (`bigmachine.systems.bootfile`). It listens, and th
            ◀── ready: the supervisor's first words ─     it has the listening socket by now
            ── taken ────────────────────────────────▶
 
-A message is a length (4 bytes, big-endian) and JSON; one with ``"bytes": n`` is followed by n more.
-Afterwards this process is the supervisor's guardian: when that has ended, however it did, it kills
-what is left, removes the cluster's directory, and does what the host is to do at its end.
+A message is a length (4 bytes, big-endian) and JSON, and ``"bytes"`` in it says how many follow.
+Afterwards this process guards the supervisor: when that has ended, however it did, it kills what is
+left, removes the cluster's directory, and does what the host is to do at its end.
 
-What always holds: until the supervisor runs, all of this takes at most ``boot_seconds``; then it is
-undone and this process ends. Who is no driver of this cluster is read to the end of a TLS handshake
-at most, and holds up nobody.
+What always holds: if no supervisor runs within ``boot_seconds``, all is undone and this process
+ends. Who is no driver of the cluster is read to the end of a handshake at most, and delays nobody.
 """
 
 from __future__ import annotations
@@ -45,22 +44,18 @@ import zlib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import FrameType
     from typing import Any
 
 PREAMBLE = b"bigmachine/1 boot".ljust(64, b"\0")
 PREAMBLE_SECONDS = 2.0
 HANDSHAKE_SECONDS = 10.0
 MAX_PEERS = 256  # who have not proved to be the driver; one more costs the oldest his place
-IDLE_SECONDS = 20.0  # of silence, from the driver
-START_SECONDS = 30.0  # for the supervisor to come up
-TRY_SECONDS = 15.0  # for an interpreter to say what it is
+ANSWER_SECONDS = 20.0  # of the driver, of the supervisor, of an interpreter
 MARGIN_SECONDS = 10.0  # of the guardian's patience, beyond the supervisor's lease
 KILL_SECONDS = 5.0
 FAREWELL_SECONDS = 2.0  # for the driver to read why it is in vain
 END_SECONDS = 60.0  # for the command at the end
-MAX_MESSAGE_BYTES = 8 << 20
-MAX_BYTES = 64 << 20  # that follow a message
+MAX_BYTES = 64 << 20
 FIXED_MTIME = 946684800  # of all files in layers
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME
 PR_SET_CHILD_SUBREAPER = 36
@@ -71,11 +66,8 @@ PLACES = (
     "~/.local/bin",
     "~/.local/share/uv/python/*/bin",
     "~/*conda*/bin",
-    "~/*forge*/bin",
     "/opt/*/bin",
     "/opt/python/*/bin",
-    "/usr/local/bin",
-    "/usr/bin",
 )
 KIND = "'{}{}.{}{}'.format(sys.implementation.name, *sys.version_info[:2], sys.abiflags)"
 TRIAL = f"import sys, ssl, zlib, ctypes, select; print({KIND}, sys.executable)"
@@ -106,7 +98,8 @@ def main(config: dict[str, Any]) -> None:
     except BaseException as error:
         say({"error": f"{type(error).__name__}: {error}", "kind": "fault"})
     finally:
-        boot.disarm()
+        for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
         boot.end()
         os._exit(code)
 
@@ -128,27 +121,21 @@ class Boot:
         self.directory = ""  # this cluster's
         self.locks: list[int] = []
         self.child: subprocess.Popen[bytes] | None = None
-        self.cache = Cache(config.get("directory") or default_directory())
+        self.cache = Cache(config.get("directory") or "")
 
     def arm(self) -> None:
         """Set the limit of everything, and what else makes this process give up."""
-        signal.signal(signal.SIGALRM, self._on_signal)
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, self._on_signal)
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, self.seconds)
         if self.config.get("stdin"):
             threading.Thread(target=self._watch_stdin, daemon=True).start()
 
-    def disarm(self) -> None:
-        """Let nothing interrupt this process any more."""
-        for number in (signal.SIGALRM, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if not self.is_up:
-            raise Failure("time", self.why if number == signal.SIGALRM else "SIGTERM")
+    def _on_signal(self, number: int, _: object) -> None:
+        if number == signal.SIGUSR2 or not self.is_up:  # at once
+            raise Failure("time", self.why if number == signal.SIGALRM else "it was told to end")
         if number == signal.SIGTERM and self.child is not None:
             self.child.terminate()  # which it does in good order
 
@@ -169,7 +156,7 @@ class Boot:
         while not self.is_up:
             driver = accept_driver(listener, context)
             try:
-                driver.settimeout(IDLE_SECONDS)
+                driver.settimeout(ANSWER_SECONDS)
                 boot_socket = self.serve(driver, listener)
             except Failure as error:
                 with contextlib.suppress(OSError):
@@ -218,7 +205,7 @@ class Boot:
             python = find_python(wanted)
             lacks = [layer for layer in layers if not self.hold(layer)]
             answer = {"lacks": {each.digest: list(range(len(each.packs))) for each in lacks}}
-            send(driver, {**answer, "interpreter": python, "problem": f"no Python {wanted}"})
+            send(driver, {**answer, "interpreter": python})
             if python is None and not shipped:
                 continue  # the driver may have one to offer
             for layer in lacks:
@@ -276,7 +263,7 @@ class Boot:
                     start_new_session=True,
                 )
             try:
-                ours.settimeout(START_SECONDS)
+                ours.settimeout(ANSWER_SECONDS)
                 send(ours, config)
                 ready = receive(ours)
             except (OSError, EOFError, ValueError) as error:
@@ -470,21 +457,21 @@ def send(sock: socket.socket, message: dict[str, Any]) -> None:
 def receive(sock: socket.socket) -> dict[str, Any]:
     """Wait for a message."""
     (length,) = LENGTH.unpack(exactly(sock, LENGTH.size))
-    if length > MAX_MESSAGE_BYTES:
-        raise ValueError(f"a message of {length} bytes")
     message: dict[str, Any] = json.loads(exactly(sock, length))
     return message
 
 
 def receive_bytes(sock: socket.socket, message: dict[str, Any], raw_bytes: int) -> bytes:
     """Return what follows a message, decompressed: ``raw_bytes`` and no more."""
-    if not 0 <= message["bytes"] <= MAX_BYTES or raw_bytes > MAX_BYTES:
-        raise ValueError("too much at once")
-    return zlib.decompressobj().decompress(exactly(sock, message["bytes"]), raw_bytes + 1)
+    return zlib.decompressobj().decompress(
+        exactly(sock, message["bytes"]), min(raw_bytes, MAX_BYTES) + 1
+    )
 
 
 def exactly(sock: socket.socket, count: int) -> bytes:
     """Read so many bytes."""
+    if count > MAX_BYTES:
+        raise ValueError(f"{count} bytes at once")
     data = bytearray()
     while len(data) < count:
         more = sock.recv(min(count - len(data), 1 << 18))
@@ -529,10 +516,12 @@ class Cache:
     """Where layers are kept, and the private directories of clusters."""
 
     def __init__(self, root: str) -> None:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        root = root or os.path.join(base, "bigmachine")
         self.root = os.path.abspath(os.path.expanduser(root))
 
     def tree(self, digest: str) -> str:
-        """Return where the files of a layer are."""
+        """Return where a layer's files are."""
         return os.path.join(self.root, "layers", digest, "tree")
 
     def prepare(self) -> None:
@@ -553,7 +542,7 @@ class Cache:
         with self.turn(where):
             for path in glob.glob(os.path.join(glob.escape(self.root), where, names)):
                 with contextlib.suppress(OSError):
-                    os.close(lock(path, fcntl.LOCK_EX))
+                    os.close(lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB))
                     shutil.rmtree(path, ignore_errors=True)
 
     def hold(self, layer: Layer) -> int | None:
@@ -601,18 +590,11 @@ class Cache:
     @contextlib.contextmanager
     def turn(self, where: str) -> Iterator[None]:
         """Have a directory for oneself, for a moment."""
-        held = None
-        for _ in range(100):  # not for ever, should somebody have been stopped in his
-            try:
-                held = lock(os.path.join(self.root, where), fcntl.LOCK_EX)
-                break
-            except BlockingIOError:
-                time.sleep(0.01)
+        held = lock(os.path.join(self.root, where), fcntl.LOCK_EX)
         try:
             yield
         finally:
-            if held is not None:
-                os.close(held)
+            os.close(held)
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
@@ -631,10 +613,10 @@ class Cache:
 
 
 def lock(path: str, how: int) -> int:
-    """Lock a directory, at once or not at all; return the descriptor that holds the lock."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """Lock a directory; return the descriptor that holds the lock."""
+    fd = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
+        fcntl.flock(fd, how)
     except BaseException:
         os.close(fd)
         raise
@@ -705,7 +687,7 @@ def try_python(path: str, version: str) -> str | None:
             [path, "-I", "-S", "-c", TRIAL],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=TRY_SECONDS,
+            timeout=ANSWER_SECONDS,
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -728,12 +710,6 @@ def environment() -> dict[str, str]:
     """Return the environment that the host gives; the first of all processes may have little."""
     defaults = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": os.path.expanduser("~")}
     return {**defaults, **os.environ}
-
-
-def default_directory() -> str:
-    """Return where a user's caches belong."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(environment()["HOME"], ".cache")
-    return os.path.join(base, "bigmachine")
 
 
 def become_subreaper() -> None:

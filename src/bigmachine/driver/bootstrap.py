@@ -39,6 +39,7 @@ BOOT_TARGET: Final = "boot"
 """Whom a connection to the boot file is for."""
 
 _HANDSHAKE_SECONDS: Final = 10.0
+_CLOSE_SECONDS: Final = 1.0
 _IDLE_SECONDS: Final = 45.0  # for an answer: the supervisor's start is the longest
 _RETRY_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
 _MAX_MESSAGE_BYTES: Final = 8 << 20
@@ -178,7 +179,7 @@ class _Bootstrap:
                 ssl=self._tls,
                 server_hostname=self._subject,
                 ssl_handshake_timeout=_HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=1.0,
+                ssl_shutdown_timeout=_CLOSE_SECONDS,
             )
         except ssl.SSLCertVerificationError as error:
             raise self._failure(
@@ -200,7 +201,7 @@ class _Bootstrap:
         except (OSError, EOFError, ValueError) as error:
             raise _Lost(f"the connection broke: {error or type(error).__name__}") from error
         finally:
-            writer.close()
+            await _close(writer)
 
     # The conversation
 
@@ -327,6 +328,16 @@ class _Link:
         if not isinstance(message, dict):
             raise ValueError("a message that is none")
         return message
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, whatever the other side does."""
+    writer.close()
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await writer.wait_closed()
+    except (OSError, ssl.SSLError):
+        writer.transport.abort()
 
 
 def _address_of(sock: socket.socket, subject: str) -> str:
