@@ -1,9 +1,10 @@
 """Count the words of a real text, with a shuffle in which machines call each other directly.
 
-The text is the source of the installed Python's standard library. The driver hands out batches
-of files. A machine counts the words of a batch and sends each word's count to the machine that owns
-the word, which it calls itself: the counts never pass through the driver. In the end each machine
-knows the totals of its own words, and the driver asks for the commonest::
+The text is the source of the driver's standard library. The driver hands out batches of files, by
+what is in them: machines elsewhere have files of their own. A machine counts the words of a batch
+and sends each word's count to the machine that owns the word, which it calls itself: the counts
+never pass through the driver. In the end each machine knows the totals of its own words, and the
+driver asks for the commonest::
 
     python examples/wordcount.py --machines 4 --check
 """
@@ -22,16 +23,21 @@ import bigmachine as bm
 WORD = re.compile(r"[a-z]+")
 
 
-def count_words(paths: Iterable[str]) -> Counter[str]:
-    """Count the words of these files, in lower case."""
+def count_words(texts: Iterable[str]) -> Counter[str]:
+    """Count the words of these texts, in lower case."""
     counts: Counter[str] = Counter()
-    for path in paths:
-        counts.update(WORD.findall(Path(path).read_text("utf-8", "replace").lower()))
+    for text in texts:
+        counts.update(WORD.findall(text.lower()))
     return counts
 
 
+def read(paths: Iterable[str]) -> list[str]:
+    """Read these files, whatever is no text in them."""
+    return [Path(path).read_text("utf-8", "replace") for path in paths]
+
+
 class WordCount:
-    """Maps files to counts, and keeps the totals of the words that this machine owns."""
+    """Maps texts to counts, and keeps the totals of the words that this machine owns."""
 
     def __init__(self) -> None:
         self.peers: list[bm.Machine] = []
@@ -44,11 +50,11 @@ class WordCount:
         """Learn who owns which words: machines passed as arguments arrive ready to call."""
         self.peers = peers
 
-    def map(self, paths: list[str]) -> int:
-        """Count these files and hand each word to its owner; return how many words there were."""
+    def map(self, texts: list[str]) -> int:
+        """Count these texts and hand each word to its owner; return how many words there were."""
         # Python's own hash() differs between interpreters, so the owner is found by a checksum.
         shares: list[Counter[str]] = [Counter() for _ in self.peers]
-        for word, n in count_words(paths).items():
+        for word, n in count_words(texts).items():
             shares[zlib.crc32(word.encode()) % len(shares)][word] = n
         calls = [p.call(WordCount.add, s) for p, s in zip(self.peers, shares, strict=True)]
         for call in calls:
@@ -75,7 +81,7 @@ def library_sources() -> list[str]:
 
 def check(paths: list[str], total: int, top: list[tuple[str, int]]) -> None:
     """Count again in this process and compare."""
-    counts = count_words(paths)
+    counts = count_words(read(paths))
     if total != counts.total() or any(counts[word] != n for word, n in top):
         raise SystemExit("the machines' counts differ from a count in one process")
     print("checked against a count in one process")
@@ -92,7 +98,7 @@ def main() -> None:
 
     with bm.driver.start(args) as cluster:
         paths = library_sources()[: args.files]
-        batches = [paths[i : i + args.batch] for i in range(0, len(paths), args.batch)]
+        batches = (read(paths[i : i + args.batch]) for i in range(0, len(paths), args.batch))
         machines = cluster.start(args.machines, services={"Words": WordCount()}).running().result()
         for met in machines.call(WordCount.meet, list(machines)):
             met.result()
