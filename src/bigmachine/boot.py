@@ -179,6 +179,7 @@ class Boot:
         return {
             "boot": 1,
             "host": self.config["id"],
+            "pid": os.getpid(),
             "python": {
                 "version": sys.version_info[:3],
                 "executable": sys.executable,
