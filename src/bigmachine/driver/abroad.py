@@ -195,11 +195,16 @@ class Abroad:
         if self._keeper is None:
             from bigmachine.driver.keeper import Keeper
 
+            assert self._dialer.credentials is not None
             self._keeper = Keeper(self._dialer.credentials)
-            self._keeper.start()
         keepalive = self._system.keepalive
         self._keeper.add(
-            host.id, address, host.id, period=keepalive.period, timeout=keepalive.timeout
+            host.id,
+            address,
+            period=keepalive.period,
+            timeout=keepalive.timeout,
+            tunnel=host.tunnel,
+            direct=host.direct,
         )
 
     async def _server(self, image: Image | None) -> ImageServer:

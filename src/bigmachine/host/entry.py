@@ -20,11 +20,13 @@ killed itself are processes that machines have started and that have left their 
 
 _STUB = (
     "import sys; sys.path.insert(0, sys.argv[2]); import bigmachine; del sys.path[0]; "
-    "from bigmachine.host.{module} import main; main(int(sys.argv[1]))"
+    "from bigmachine.{module} import main; main(int(sys.argv[1]))"
 )
-SUPERVISOR_STUB: Final = _STUB.format(module="headstart")
+SUPERVISOR_STUB: Final = _STUB.format(module="host.headstart")
 """What an interpreter, told to know nothing of its surroundings (``-I -S``), runs to be a
 supervisor; its arguments are the boot socket's descriptor and where bigmachine is."""
+KEEPER_STUB: Final = _STUB.format(module="driver.keeping")
+"""Likewise for the keeper of leases, which is started by the driver."""
 # ``-c`` puts the working directory in front, where a user's ``socket.py`` may lie.
 _TEMPLATE_STUB = "import sys; sys.flags.safe_path or sys.path.pop(0); " + _STUB
 
@@ -47,7 +49,7 @@ def template_command(executable: str, flags: Sequence[str], link_fd: int) -> lis
         flags: The interpreter's options, the driver's own.
         link_fd: The descriptor of its link, which it has to inherit.
     """
-    stub = _TEMPLATE_STUB.format(module="template")
+    stub = _TEMPLATE_STUB.format(module="host.template")
     return [executable, *flags, "-c", stub, str(link_fd), package_root()]
 
 
