@@ -9,6 +9,8 @@ import json
 import os
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import asdict
@@ -20,7 +22,9 @@ import pytest
 from sshd import Server, free_port, make_key, serving
 
 from bigmachine.addresses import Address
+from bigmachine.driver.bootstrap import bootstrap
 from bigmachine.errors import ProvisionError
+from bigmachine.image.runtime import runtime_layers
 from bigmachine.rpc.dialer import Dialer, connect_through
 from bigmachine.security.authority import Authority
 from bigmachine.security.tls import client_context
@@ -231,6 +235,41 @@ async def test_what_is_killed_ends_at_once(server: Server):
         assert time.monotonic() - before < 5.0
         with pytest.raises(OSError):
             socket.create_connection((address.host, address.port))
+
+
+@in_loop
+async def test_what_is_killed_ends_at_once_when_its_supervisor_runs_too(server: Server):
+    cluster = Cluster()
+    async with hosts_of(system_of(server), cluster.request(1)) as [host]:
+        ready = await bootstrap(
+            host,
+            tls=client_context(cluster.credentials),
+            subject=host.id,
+            config={"cluster": cluster.name, "lease_seconds": 30.0, "gateway": host.gateway},
+            layers=runtime_layers(),
+            python=sys.version_info[:2],
+            seconds=20.0,
+        )
+        supervisor = psutil.Process(ready.pid)
+        host.kill()
+        await until(lambda: not boots() and not supervisor.is_running(), 5.0)
+    assert not list((server.home / ".cache" / "bigmachine" / "clusters").iterdir())
+
+
+def test_a_driver_that_is_killed_leaves_nothing(server: Server):
+    options = {
+        "hosts": [server.name],
+        "key": str(server.keys.user_key),
+        "known_hosts": str(server.keys.known_hosts),
+    }
+    program = [sys.executable, str(Path(__file__).parent / "doomed_driver.py")]
+    with subprocess.Popen([*program, json.dumps(options)], stdout=subprocess.PIPE) as driver:
+        assert driver.stdout is not None
+        gateway = Path(driver.stdout.readline().decode().strip().removeprefix("unix:"))
+        assert gateway.is_socket()
+        assert boots()
+        driver.kill()
+    asyncio.run(until(lambda: not boots() and not gateway.parent.exists()))
 
 
 @in_loop

@@ -103,6 +103,7 @@ class Line:
         self._connection: asyncssh.SSHClientConnection | None = None
         self._process: asyncssh.SSHClientProcess[bytes] | None = None
         self._port = 0
+        self._pid = 0
         self._said = bytearray()
         self._stderr: asyncio.Future[None] | None = None
 
@@ -123,7 +124,7 @@ class Line:
             self._open_gateway(connected.ssh),
             _nothing() if connected.peer else _own_address(connected.ssh),
         )
-        self._port = int(facts["port"])
+        self._port, self._pid = int(facts["port"]), int(facts["pid"])
         return {
             "facts": facts,
             "gateway": gateway,
@@ -250,19 +251,30 @@ class Line:
     async def end(self) -> None:
         """End what runs on the host, as far as that can be reached, and close the connection."""
         process, connection = self._process, self._connection
+        if connection is None:
+            return
         if process is not None and self._port and process.exit_status is None:
             with contextlib.suppress(Exception):  # whatever it is, closing comes next
                 async with asyncio.timeout(END_SECONDS):
-                    process.send_signal(END_SIGNAL)
-                    process.stdin.write_eof()
+                    await self._signal(connection, process)
                     await process.wait_closed()
         if self._stderr is not None:
             self._stderr.cancel()
-        if connection is not None:
-            connection.close()
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(END_SECONDS):
-                    await connection.wait_closed()
+        connection.close()
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(END_SECONDS):
+                await connection.wait_closed()
+
+    async def _signal(
+        self, connection: asyncssh.SSHClientConnection, process: asyncssh.SSHClientProcess[bytes]
+    ) -> None:
+        """Tell the boot file to end, by a command: not every server passes signals on."""
+        import asyncssh
+
+        try:
+            await connection.run(f"kill -{END_SIGNAL} {self._pid}")
+        except asyncssh.ChannelOpenError:  # it has a limit of one session, say
+            process.send_signal(END_SIGNAL)
 
 
 async def serve_line(

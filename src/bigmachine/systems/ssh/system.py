@@ -116,8 +116,8 @@ class SSH(System):
             connect_seconds=connect_seconds,
             alive_seconds=self.keepalive.timeout,
         )
-        self._cpus_per_machine = cpus_per_machine
-        self._tunnel = tunnel
+        self._cpus_per_machine: int | Literal["host"] = cpus_per_machine
+        self._tunnel: Literal["auto", "always", "never"] = tunnel
         self._python = python
         self._directory = directory
         self._boards: dict[str, _Held] = {}
