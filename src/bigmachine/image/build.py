@@ -248,7 +248,7 @@ class _Builder:
         outside = [path for path in self._data if not self._in_root(path)]
         for number, path in enumerate(outside):
             if os.path.isdir(path):
-                found = sources.collect(path, keep=lambda _: True)
+                found = sources.collect(path, keep=["."])
                 mount = f"data/{number}"
                 self._places.append((path, mount))
             else:
@@ -266,12 +266,9 @@ class _Builder:
             for each in (*self.layout.sites, *self.layout.stdlib, *map(real, (sys.prefix,)))
             if each != root.path
         ]
-        wanted = [posixpath.relpath(path, root.path) for path in self._data]
-
-        def keep(path: str) -> bool:
-            return any(path == each or path.startswith(each + "/") for each in wanted)
-
-        return sources.collect(root.path, excluded=excluded, keep=keep if wanted else None)
+        below = root.path.rstrip("/") + "/"
+        wanted = [path.removeprefix(below) for path in self._data if path.startswith(below)]
+        return sources.collect(root.path, excluded=excluded, keep=wanted)
 
     def _in_root(self, path: str) -> bool:
         return any(not r.only and path.startswith(r.path.rstrip("/") + "/") for r in self._roots)

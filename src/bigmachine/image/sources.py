@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -62,34 +62,30 @@ class Found:
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
 
-def collect(
-    root: str, *, excluded: Sequence[str] = (), keep: Callable[[str], bool] | None = None
-) -> Found:
+def collect(root: str, *, excluded: Sequence[str] = (), keep: Sequence[str] = ()) -> Found:
     """Find out what of a directory travels.
 
     Args:
         root: The directory.
         excluded: Directories below it that are none of its own: environments, caches.
-        keep: Says of a path relative to the root, with slashes, that it travels whatever else
-            is said of it.
+        keep: What travels, with all below, whatever else is said of it: paths relative to the
+            root, with slashes; "." is all.
     """
-    walk = _Walk(os.path.realpath(root), frozenset(map(os.path.realpath, excluded)), keep)
+    walk = _Walk(os.path.realpath(root), frozenset(map(os.path.realpath, excluded)), tuple(keep))
     found = walk.run(everything=True)
     if walk.too_much:
-        found = _Walk(walk.root, walk.excluded, keep).run(everything=False)
+        found = _Walk(walk.root, walk.excluded, tuple(keep)).run(everything=False)
         reason = f"only modules of Python: {root} holds more than a program does"
         found.left_out.append((root, reason))
     return found
 
 
 class _Walk:
-    def __init__(
-        self, root: str, excluded: frozenset[str], keep: Callable[[str], bool] | None
-    ) -> None:
+    def __init__(self, root: str, excluded: frozenset[str], keep: tuple[str, ...]) -> None:
         self.root = root
         self.excluded = excluded
         self.too_much = False
-        self._keep = keep or (lambda _: False)
+        self._kept = keep
         self._found = Found()
         self._size = 0
         self._rules: list[_Rules] = []
@@ -138,10 +134,18 @@ class _Walk:
         ):
             self._leave_out(full, "an environment")
             return False
-        if self._is_ignored(path + "/") and not self._keep(path):
+        if self._leads_to_kept(path):
+            return True
+        if self._is_ignored(path + "/"):
             self._leave_out(full, "named by .gitignore")
             return False
         return everything or entry.name.isidentifier()
+
+    def _keep(self, path: str) -> bool:
+        return any(each == "." or f"{path}/".startswith(f"{each}/") for each in self._kept)
+
+    def _leads_to_kept(self, path: str) -> bool:
+        return self._keep(path) or any(each.startswith(f"{path}/") for each in self._kept)
 
     def _take(self, entry: os.DirEntry[str], path: str) -> None:
         full = os.path.join(self.root, path)

@@ -81,6 +81,13 @@ def test_rules_above_hold_in_a_repository_alone(tmp_path: Path) -> None:
     assert names(collect(str(tmp_path / "src"))) == ["a.py"]
 
 
+def test_what_is_named_travels_out_of_a_directory_that_is_ignored(tmp_path: Path) -> None:
+    write(tmp_path, ".gitignore", data="build/\n")
+    write(tmp_path, "build/a/model.bin", "build/a/other.bin", "build/b.bin")
+    found = collect(str(tmp_path), keep=["build/a/model.bin"])
+    assert names(found) == [".gitignore", "build/a/model.bin"]
+
+
 def test_large_files_have_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "MAX_FILE_BYTES", 2 << 20)
     (tmp_path / "big.bin").write_bytes(b"x" * (3 << 20))
@@ -88,7 +95,7 @@ def test_large_files_have_to_be_named(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (
         reasons(found, tmp_path)["big.bin"] == "it has 3 MiB: name it as data if machines need it"
     )
-    assert names(collect(str(tmp_path), keep=lambda path: path == "big.bin")) == ["big.bin"]
+    assert names(collect(str(tmp_path), keep=["big.bin"])) == ["big.bin"]
 
 
 def test_of_a_directory_that_is_no_programs_only_modules_travel(
