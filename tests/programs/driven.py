@@ -30,6 +30,9 @@ LIMIT_SECONDS: Final = 30.0
 SLACK: Final = 4
 """By how much a limit of time is exceeded before a test fails: other tests run beside this one."""
 
+GONE_SECONDS: Final = 1.0
+"""How long after a driver's end something of its cluster may be left."""
+
 PRELUDE: Final = """
 import asyncio, ctypes, gc, json, os, re, signal, subprocess, sys, threading, time
 import bigmachine as bm
@@ -166,7 +169,9 @@ class Driven:
         """Its templates and machines: a fork has the command line of its template."""
         return [each for each in self.processes() if "host.template" in _command(each)]
 
-    def assert_gone(self, timeout: float, *, but: Sequence[int] = ()) -> None:
+    def assert_gone(
+        self, timeout: float = GONE_SECONDS * SLACK, *, but: Sequence[int] = ()
+    ) -> None:
         """Check that none of its processes is left after some seconds."""
         deadline = time.monotonic() + timeout
         while True:

@@ -154,7 +154,7 @@ def check_chaos(tmp_path: Path, seed: int, seconds: float, transport: str) -> No
         assert answered > 10 * seconds
         assert died > 0
         assert program.wait() == 0, program.shown()
-        program.assert_gone(1.0)
+        program.assert_gone()
         assert leftovers(tmp_path) == []
 
 
@@ -164,8 +164,6 @@ def test_every_call_ends_with_an_answer_or_a_death(tmp_path: Path, transport: st
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("transport", ["unix", "tls"])
-@pytest.mark.parametrize("seed", range(2, 6))
+@pytest.mark.parametrize(("seed", "transport"), [(2, "unix"), (3, "tls"), (4, "unix"), (5, "tls")])
 def test_every_call_ends_in_long_chaos(tmp_path: Path, seed: int, transport: str) -> None:
     check_chaos(tmp_path, seed, 20.0, transport)

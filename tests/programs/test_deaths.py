@@ -136,7 +136,7 @@ def ways(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         lines = (line.split(" ", 1) for line in program.stdout.splitlines())
         records = {name: json.loads(rest) for name, rest in lines}
         assert "done" in records, program.shown()
-        program.assert_gone(1.0)
+        program.assert_gone()
         return records
 
 
@@ -336,7 +336,7 @@ def test_pending_calls_of_a_killed_machine_fail_at_once_whoever_made_them(
             assert seconds < DEATH_SECONDS * SLACK, shown
         assert program.record("waited") == ["STOPPED"] * 3
         assert program.wait() == 0, program.shown()
-        program.assert_gone(1.0)
+        program.assert_gone()
 
 
 GREEDY = """
@@ -385,7 +385,7 @@ def test_a_machine_that_the_kernel_killed_for_memory_says_so(
         assert "so hungry" in text
         assert program.record("other") == "lives"
         assert program.wait() == 0, program.shown()
-        program.assert_gone(1.0)
+        program.assert_gone()
 
 
 PARENT = """
@@ -431,8 +431,8 @@ def test_the_descendants_of_a_machine_end_with_it_and_no_others(tmp_path: Path, 
         assert all(map(exists, others)), program.shown()
         program.tell("end")
         assert program.wait() == 0
-        program.assert_gone(1.0)
-        _wait_for_the_end_of(others, 1.0)
+        program.assert_gone()
+        _wait_for_the_end_of(others, 1.0 * SLACK)
 
 
 HOST_LOST = """
@@ -466,14 +466,14 @@ def test_a_killed_supervisor_takes_its_machines_along_and_the_driver_says_host(
         pids = program.record("ready")
         supervisor = program.supervisors()[0].pid
         os.kill(supervisor, signal.SIGKILL)
-        _wait_for_the_end_of(pids, 1.0)
+        _wait_for_the_end_of(pids, 1.0 * SLACK)
         program.tell("go")
         for kind, text in program.record("errors"):
             assert kind == "host", text
             assert "SIGKILL" in text
         assert program.expect(r"^again (.*)$")[1] == "a new host"
         assert program.wait() == 0, program.shown()
-        program.assert_gone(1.0)
+        program.assert_gone()
         assert leftovers(tmp_path) == []
 
 
@@ -494,12 +494,12 @@ def test_a_killed_template_is_replaced_and_its_machines_go_on(tmp_path: Path) ->
         machine = program.record("ready")
         (template,) = (each.pid for each in program.hosted() if each.pid != machine)
         os.kill(template, signal.SIGKILL)
-        _wait_for_the_end_of([template], 1.0)
+        _wait_for_the_end_of([template], 1.0 * SLACK)
         program.tell("go")
         for name in ("later", "later", "first"):
             assert program.expect(rf"^{name} (.*)$")[1] == "up"
         assert program.wait() == 0, program.shown()
-        program.assert_gone(1.0)
+        program.assert_gone()
 
 
 def _wait_for_the_end_of(pids: list[int], timeout: float) -> None:

@@ -15,7 +15,6 @@ import pytest
 from .driven import driven, leftovers
 
 SEED = 20_250_214
-GONE_SECONDS = 1.0
 
 PROGRAM = """
 import itertools
@@ -66,7 +65,7 @@ def count_points(tmp_path: Path, transport: str) -> int:
     with driven(PROGRAM, tmp_path, "0", transport) as program:
         points = program.expect(r"^points (\d+)$")[1]
         assert program.wait() == 0, program.shown()
-        program.assert_gone(GONE_SECONDS)
+        program.assert_gone()
         assert leftovers(tmp_path) == []
     return int(points)
 
@@ -79,7 +78,7 @@ def check_killed(tmp_path: Path, transport: str, seed: int, times: int) -> None:
         point = chosen.randrange(1, points)
         with driven(PROGRAM, tmp_path, str(point), transport) as program:
             code = program.process.wait(30)
-            program.assert_gone(GONE_SECONDS)
+            program.assert_gone()
             # One run has some points more than another: it may have come to its end before.
             assert code in (0, -signal.SIGKILL), program.shown()
             killed += code != 0
@@ -95,9 +94,9 @@ def test_nothing_is_left_of_a_driver_that_is_killed_at_any_point(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("transport", ["unix", "tls"])
 def test_nothing_is_left_of_drivers_that_are_killed_at_many_points(
     tmp_path: Path, transport: str
 ) -> None:
-    check_killed(tmp_path, transport, SEED + 1, 100)
+    check_killed(tmp_path, transport, SEED + 1, 50)

@@ -48,7 +48,7 @@ def check_refused(tmp_path: Path, runtime: Path, *, names: str) -> None:
         assert program.record("seconds") < 5.0
         assert program.expect("^again (.*)")[1] == "works"
         assert program.wait() == 0, program.shown()
-        program.assert_gone(1.0)
+        program.assert_gone()
 
 
 def test_a_file_where_the_directory_should_be_is_named(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_low_soft_limit_of_open_files_does_not_matter(tmp_path: Path, transpor
         assert program.record("errors") == []
         program.expect("^left")
         assert program.wait() == 0, program.shown()
-        program.assert_gone(1.0)
+        program.assert_gone()
 
 
 def test_a_low_hard_limit_of_open_files_is_named_and_others_go_on(tmp_path: Path) -> None:
@@ -140,5 +140,5 @@ def test_a_low_hard_limit_of_open_files_is_named_and_others_go_on(tmp_path: Path
         assert any("open files" in error for error in errors), errors
         program.expect("^left")
         assert program.wait() == 0, program.shown()
-        program.assert_gone(1.0)
+        program.assert_gone()
         assert leftovers(tmp_path) == []

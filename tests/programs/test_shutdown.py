@@ -21,7 +21,7 @@ SHUTDOWN_SECONDS = 5.0
 
 def check_ended(program: Driven, tmp_path: Path, code: int = 0) -> None:
     assert program.wait() == code, program.shown()
-    program.assert_gone(1.0)
+    program.assert_gone()
     assert leftovers(tmp_path) == []
 
 
@@ -95,7 +95,7 @@ def test_a_shutdown_is_bounded_whatever_machines_do(tmp_path: Path, transport: s
             wait_until(lambda line=line: f"] {line}" in program.stdout)  # type: ignore[misc]
         program.tell("go")
         seconds = program.record("seconds")
-        assert seconds < SHUTDOWN_SECONDS, program.shown()
+        assert seconds < SHUTDOWN_SECONDS * SLACK, program.shown()
         assert program.record("kinds") == ["shutdown"] * 3
         assert "in stick" in program.record("stack")
         assert "[m4] closing" in program.stdout
@@ -221,7 +221,7 @@ def test_nothing_is_left_of_a_driver_that_ends_without_a_word(
         else:
             program.tell("go")
         assert program.process.wait(LIMIT_SECONDS) == code
-        program.assert_gone(1.0)
+        program.assert_gone()
         assert leftovers(tmp_path) == []
 
 
@@ -309,9 +309,9 @@ def test_ctrl_c_reaches_the_driver_alone_and_shuts_down_in_order(
         pressed = terminal.press_ctrl_c()
         program.expect("^interrupted")
         code = program.wait()
-        assert time.monotonic() - pressed < SHUTDOWN_SECONDS
+        assert time.monotonic() - pressed < SHUTDOWN_SECONDS * SLACK
         assert code == -signal.SIGINT, program.shown()
-        program.assert_gone(1.0)
+        program.assert_gone()
         assert "[m0] SIGINT is ignored" in program.stdout
         assert "[m0] closed in order" in program.stdout
         assert "[m1] closed in order" in program.stdout
@@ -326,8 +326,8 @@ def test_ctrl_c_shuts_down_in_time_although_a_machine_is_stuck(
         wait_until(lambda: "[m0] lingering" in program.stdout)
         pressed = terminal.press_ctrl_c()
         assert program.wait() == -signal.SIGINT, program.shown()
-        assert time.monotonic() - pressed < SHUTDOWN_SECONDS + 0.5
-        program.assert_gone(1.0)
+        assert time.monotonic() - pressed < SHUTDOWN_SECONDS * SLACK
+        program.assert_gone()
         assert leftovers(tmp_path) == []
 
 
@@ -339,7 +339,7 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path, terminal: Terminal) -> 
         pressed = terminal.press_ctrl_c()
         assert program.wait() == -signal.SIGINT, program.shown()
         assert time.monotonic() - pressed < 0.3 * SLACK
-        program.assert_gone(1.0)
+        program.assert_gone()
         assert leftovers(tmp_path) == []
 
 
@@ -380,9 +380,9 @@ def test_ctrl_c_ends_an_async_program_likewise(
             wait_until(lambda: "[m1] closed in order" in program.stdout)  # it has begun
             pressed = terminal.press_ctrl_c()
         assert program.wait() == -signal.SIGINT, program.shown()
-        limit = SHUTDOWN_SECONDS + 0.5 if presses == 1 else 0.3 * SLACK
+        limit = (SHUTDOWN_SECONDS if presses == 1 else 0.3) * SLACK
         assert time.monotonic() - pressed < limit
-        program.assert_gone(1.0)
+        program.assert_gone()
         assert leftovers(tmp_path) == []
 
 

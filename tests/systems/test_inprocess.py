@@ -157,7 +157,7 @@ def test_a_killed_machines_calls_fail_at_once_and_it_is_gone(method: Callable[..
         assert system.kill(first)
         assert first.state is bm.State.STOPPED
         death = died(call)
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < 0.2 * 4  # as beside other tests
         assert (death.kind, death.signal) == (bm.DeathKind.SIGNAL, "SIGKILL")
         assert death.calls == (f"Ledger.{method.__name__}",)
         assert ended.wait(LIMIT)
@@ -305,7 +305,7 @@ def test_delays_hold_up_every_frame_but_not_one_after_the_other() -> None:
         start = time.monotonic()
         calls = [machine.call(Ledger.add, entry) for entry in range(20)]
         assert sorted(call.result(LIMIT) for call in calls) == list(range(1, 21))
-        assert 0.2 <= time.monotonic() - start < 1.5
+        assert 0.2 <= time.monotonic() - start < 3.0  # 4.0 if one waited for the other
         assert faults.count("delay") >= 40
 
 

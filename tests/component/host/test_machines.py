@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import psutil
 import pytest
-from hosting import Hosting, hosting
+from hosting import SLACK, Hosting, hosting
 from services_for_tests import Brittle, Broken, Closing, Probe, Slow
 
 from bigmachine.death import DeathKind
@@ -212,11 +212,11 @@ def test_descendants_die_with_their_machine_and_with_no_other() -> None:
         await host.call_host("Host.kill", first, "canceled")
         death = await host.wait_death(first)
         assert death.kind is DeathKind.CANCELED
-        await wait_gone(of_first, 1.0)
+        await wait_gone(of_first, 1.0 * SLACK)
         assert all(map(is_running, of_second))
         assert await host.call(second, "Probe.pid")
         await host.shutdown()
-        await wait_gone(of_second, 0.5)
+        await wait_gone(of_second, 0.5 * SLACK)
 
     run(test)
 
@@ -232,7 +232,7 @@ def test_a_descendant_that_holds_the_output_delays_no_report() -> None:
         began = time.monotonic()
         host.client(machine).call("Probe.evaluate", (textwrap.dedent(source),))
         await host.wait_death(machine)
-        assert time.monotonic() - began < 0.6
+        assert time.monotonic() - began < 0.2 * SLACK
 
     run(test)
 
@@ -283,7 +283,7 @@ def test_shutdown_is_bounded_and_shows_where_a_machine_was_stuck() -> None:
         await host.wait_output(deaf, "deaf")
         began = time.monotonic()
         await host.shutdown(2.0)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 2.0 * SLACK
         death = await host.wait_death(stuck)
         assert (death.kind, death.signal) == ("shutdown", "SIGKILL")
         assert "in evaluate" in death.stack
@@ -299,7 +299,7 @@ def test_many_idle_machines_end_at_once() -> None:
         await host.wait_ready(*machines)
         began = time.monotonic()
         await host.shutdown()
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 0.5 * SLACK
 
     run(test)
 
@@ -311,7 +311,7 @@ def test_a_machine_whose_init_hangs_can_be_stopped() -> None:
             await host.wait_output(machine, "init begins")
             began = time.monotonic()
             await host.call_host("Host.stop", machine, 5.0)
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 1.0 * SLACK
             assert (await host.wait_death(machine)).kind is DeathKind.SHUTDOWN
 
     run(test)
@@ -325,7 +325,7 @@ def test_a_busy_machine_is_measured_from_outside() -> None:
         await host.call_host("Supervisor.MemInfo", machine)  # imports, the first time
         began = time.monotonic()
         info = await host.call_host("Supervisor.MemInfo", machine)
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 0.1 * SLACK
         assert info.machine.rss_bytes > 1 << 20
         assert (await host.call_host("Supervisor.DiskInfo", machine)).total_bytes > 0
         assert (await host.call_host("Supervisor.LoadInfo", machine)).cpus == os.cpu_count()
