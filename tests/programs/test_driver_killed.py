@@ -95,8 +95,8 @@ def test_nothing_is_left_of_a_driver_that_is_killed_at_any_point(
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("transport", ["unix", "tls"])
+@pytest.mark.parametrize(("transport", "seed"), [("unix", SEED + 1), ("tls", SEED + 2)])
 def test_nothing_is_left_of_drivers_that_are_killed_at_many_points(
-    tmp_path: Path, transport: str
+    tmp_path: Path, transport: str, seed: int
 ) -> None:
-    check_killed(tmp_path, transport, SEED + 1, 50)
+    check_killed(tmp_path, transport, seed, 50)
