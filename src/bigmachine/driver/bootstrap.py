@@ -11,8 +11,10 @@ Every failure is a `ProvisionError` that says what happened on which host, and w
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
+import os
 import socket
 import ssl
 import struct
@@ -41,7 +43,7 @@ BOOT_TARGET: Final = "boot"
 _HANDSHAKE_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 1.0
 _IDLE_SECONDS: Final = 45.0  # for an answer: the supervisor's start is the longest
-_RETRY_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
+_PAUSES_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5)  # between tries
 _MAX_MESSAGE_BYTES: Final = 8 << 20
 _LENGTH: Final = struct.Struct(">I")
 
@@ -150,7 +152,8 @@ class _Bootstrap:
 
     async def run(self, seconds: float) -> HostReady:
         """Try until it works, or cannot, or the time is over."""
-        tries = 0
+        ended = asyncio.ensure_future(self._host.wait_closed())
+        pauses = itertools.chain(_PAUSES_SECONDS, itertools.repeat(_PAUSES_SECONDS[-1]))
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -159,38 +162,16 @@ class _Bootstrap:
                     except _Lost as error:
                         self._last = str(error)
                         logger.debug("%s: %s", self._host.id, error)
-                    await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
-                    tries += 1
+                    await asyncio.wait((ended,), timeout=next(pauses))
+                    if ended.done():
+                        raise self._failure(f"it ended; at last, {self._last}", "see why it ended")
         except TimeoutError as error:
             raise self._too_late(seconds) from error
+        finally:
+            ended.cancel()
 
     async def _try(self) -> HostReady:
-        try:
-            sock = await self._host.connect()
-        except OSError as error:
-            raise _Lost(f"it cannot be reached: {error or type(error).__name__}") from error
-        if "address" not in self._config:
-            self._config["address"] = self._host.address or _address_of(sock, self._subject)
-        try:
-            loop = asyncio.get_running_loop()
-            await loop.sock_sendall(sock, frames.preamble(BOOT_TARGET))
-            reader, writer = await asyncio.open_connection(
-                sock=sock,
-                ssl=self._tls,
-                server_hostname=self._subject,
-                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=_CLOSE_SECONDS,
-            )
-        except ssl.SSLCertVerificationError as error:
-            raise self._failure(
-                f"whoever answers is not the host that was launched: {error.verify_message}",
-                "another program has its address or port: end that, or choose another port",
-            ) from error
-        except (OSError, TimeoutError) as error:
-            raise _Lost(f"no handshake: {error or type(error).__name__}") from error
-        finally:
-            if sock.fileno() >= 0 and "writer" not in locals():
-                sock.close()
+        reader, writer = await self._connect()
         try:
             return await self._talk(_Link(reader, writer))
         except ssl.SSLError as error:
@@ -199,9 +180,36 @@ class _Bootstrap:
                 "end what is left there of another cluster, and start again",
             ) from error
         except (OSError, EOFError, ValueError) as error:
-            raise _Lost(f"the connection broke: {error or type(error).__name__}") from error
+            raise _Lost(f"the connection broke: {_reason(error)}") from error
         finally:
             await _close(writer)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            sock = await self._host.connect()
+        except OSError as error:
+            raise _Lost(f"it cannot be reached: {_reason(error)}") from error
+        try:
+            if "address" not in self._config:
+                self._config["address"] = self._host.address or _address_of(sock, self._subject)
+            await asyncio.get_running_loop().sock_sendall(sock, frames.preamble(BOOT_TARGET))
+            return await asyncio.open_connection(
+                sock=sock,
+                ssl=self._tls,
+                server_hostname=self._subject,
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=_CLOSE_SECONDS,
+            )
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise self._failure(
+                    f"whoever answers is not the host that was launched: {error.verify_message}",
+                    "another program has its address or port: end that, or choose another port",
+                ) from error
+            if isinstance(error, OSError):
+                raise _Lost(f"no handshake: {_reason(error)}") from error
+            raise
 
     # The conversation
 
@@ -212,7 +220,7 @@ class _Bootstrap:
         layers = list(self._layers(facts) if callable(self._layers) else self._layers)
         answer = await self._offer(link, layers)
         if answer.get("interpreter") is None:
-            shipped = self._ship(facts, answer)
+            shipped = self._ship(facts)
             layers.append(shipped)
             answer = await self._offer(link, layers, shipped)
         by_digest = {layer.digest: layer for layer in layers}
@@ -220,7 +228,7 @@ class _Bootstrap:
             layer = by_digest[digest]
             logger.info("%s is sent %s", self._host.id, layer.name)
             for number in numbers:
-                data = zlib.compress(layer.read_pack(number), 6)
+                data = zlib.compress(self._read(layer, number), 6)
                 message = {"layer": digest, "pack": number, "bytes": len(data)}
                 await link.send(message, data)
         ready = self._checked(await link.receive())["ready"]
@@ -244,13 +252,22 @@ class _Bootstrap:
         await link.send(offer, data)
         return self._checked(await link.receive())
 
-    def _ship(self, facts: Facts, answer: Mapping[str, Any]) -> RuntimeLayer:
+    def _read(self, layer: RuntimeLayer, number: int) -> bytes:
+        try:
+            return layer.read_pack(number)
+        except OSError as error:
+            raise self._failure(
+                f"{layer.name} cannot be read here: {error}", "start the program again"
+            ) from error
+
+    def _ship(self, facts: Facts) -> RuntimeLayer:
         """Return a layer with the interpreter that the host has not."""
         wanted = "{}.{}".format(*self._python)
+        candidates = facts["python"]["candidates"]
         if self._interpreter is None:
-            found = ", ".join(facts["python"]["candidates"])
+            found = ", ".join({facts["python"]["executable"]: 0, **dict.fromkeys(candidates)})
             raise self._failure(
-                f"{answer.get('problem')}; what was found: {found}",
+                f"there is no Python {wanted} there that runs; what was found: {found}",
                 f"install Python {wanted} there, or run the program with a version that is there",
             )
         return self._interpreter(facts)
@@ -328,6 +345,12 @@ class _Link:
         if not isinstance(message, dict):
             raise ValueError("a message that is none")
         return message
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return str(error) or type(error).__name__
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import ssl
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +23,6 @@ from bigmachine.rpc.client import Client
 from bigmachine.rpc.dialer import Dialer
 from bigmachine.rpc.timers import Timers
 from bigmachine.security.authority import Authority
-from bigmachine.security.credentials import Credentials
 from bigmachine.security.tls import client_context
 from bigmachine.systems.bootfile import read_line
 from bigmachine.testing.booted import Booted, BootedHost
@@ -148,6 +145,13 @@ def said_by(host: BootedHost) -> list[dict[str, Any]]:
     return [each for each in lines if each is not None]
 
 
+def environ_of(pid: int) -> dict[str, str]:
+    """The environment that a process began with."""
+    text = Path(f"/proc/{pid}/environ").read_text()
+    pairs = [each.partition("=") for each in text.split("\0") if each]
+    return {name: value for name, _, value in pairs}
+
+
 def connected(host: BootedHost) -> socket.socket:
     """A connection to a host's port, as anybody can make one."""
     return socket.create_connection(("127.0.0.1", host.port), timeout=LIMIT_SECONDS)
@@ -176,11 +180,11 @@ __all__ = [
     "cache_of",
     "clusters_in",
     "connected",
+    "environ_of",
     "processes_below",
     "pythons",
     "run",
     "said_by",
-    "subprocess",
     "wait_end",
     "wait_until",
 ]

@@ -13,6 +13,7 @@ from booting import (
     Cluster,
     cache_of,
     clusters_in,
+    environ_of,
     processes_below,
     pythons,
     run,
@@ -89,8 +90,7 @@ def test_the_supervisor_begins_with_the_hosts_environment_alone(
     async def test() -> None:
         host = await cluster.listening(directory=str(warm_cache))
         ready = await cluster.bring_up(host)
-        environ = Path(f"/proc/{ready.pid}/environ").read_text()
-        names = {each.partition("=")[0] for each in environ.split("\0") if each}
+        names = environ_of(ready.pid).keys()
         assert {"HOME", "PATH"} <= names <= {"HOME", "PATH", "LANG", "PWD", "LC_CTYPE", "_"}
 
     run(test())

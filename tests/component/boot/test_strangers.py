@@ -165,9 +165,11 @@ def test_who_is_not_the_driver_is_told_nothing(
         context = make_context(cluster)
         with connected(host) as sock:
             sock.sendall(PREAMBLE)
-            with contextlib.suppress(ssl.SSLError, ConnectionError):
-                with context.wrap_socket(sock, server_hostname=host.id) as secured:
-                    assert secured.recv(1) == b""
+            with (
+                contextlib.suppress(ssl.SSLError, ConnectionError),
+                context.wrap_socket(sock, server_hostname=host.id) as secured,
+            ):
+                assert secured.recv(1) == b""
         await cluster.bring_up(host)
 
     run(test())
