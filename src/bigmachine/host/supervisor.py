@@ -166,6 +166,10 @@ class Supervisor:
         self._launcher.attach(self.loop, on_started=self._on_started, on_failed=self._on_failed)
         self.server.register("Host", HostService(self))
         self.server.register("Supervisor", SupervisorService(self))
+        if self.config.cache:
+            from bigmachine.host.images import images_service
+
+            self.server.register("Images", images_service(self.config, self.server))
         self._open_door()
         self.loop.add_signal_handler(signal.SIGTERM, self.begin_shutdown, DEFAULT_GRACE_SECONDS)
         self.loop.add_signal_handler(AT_ONCE_SIGNAL, self.lapse)

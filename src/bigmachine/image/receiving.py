@@ -155,7 +155,10 @@ class Receiving:
 
     def read_pack(self, number: int) -> bytes:
         """Return a pack that is here; errors as in `Contents.read_pack`."""
-        return self._contents.read_pack(number)
+        try:
+            return self._contents.read_pack(number)
+        except FileNotFoundError:  # it is just being put into its place
+            return self._store.read_pack(self.digest, number)
 
     def reuse(self) -> None:
         """Take the packs that layers of the same name have, and those that are here already."""

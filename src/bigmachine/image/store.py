@@ -197,6 +197,14 @@ class Store:
         remove_tree(doomed)
         return True
 
+    def condemn(self, digest: str) -> None:
+        """Remove a layer that is damaged, whoever uses it."""
+        self.release(digest)
+        doomed = self.temporary()
+        with contextlib.suppress(OSError):
+            os.rename(self.path("layers", digest), doomed)
+            remove_tree(doomed)
+
     def temporary(self) -> str:
         """Return a path that nobody else has."""
         return self.path("tmp", secrets.token_hex(8))
