@@ -13,21 +13,21 @@ manifest, and nothing of the process's environment variables is in an image.
 from __future__ import annotations
 
 import os
-import posixpath
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.errors import UsageError
-from bigmachine.image import distributions, sources
+from bigmachine.image import distributions
 from bigmachine.image.distributions import SITE, Distribution, Layout, real
 from bigmachine.image.editable import read_paths
 from bigmachine.image.files import FileLayer, Source, make_layer
 from bigmachine.image.index import Index
-from bigmachine.image.listing import Kind, Layer
+from bigmachine.image.listing import Layer
 from bigmachine.image.manifest import LayerRef, Manifest
 from bigmachine.image.platforms import Platform
+from bigmachine.image.roots import Roots
 
 if TYPE_CHECKING:
     from bigmachine.host.messages import Program
@@ -84,31 +84,15 @@ def build(
     return builder.finish()
 
 
-@dataclass(slots=True)
-class _Root:
-    """A directory of the user's own, and where it is in the image.
-
-    Attributes:
-        path: The directory.
-        mount: Where its files are.
-        entry: What of the image is to be on ``sys.path`` for it.
-        only: The one file of it that is wanted; "" is all.
-    """
-
-    path: str
-    mount: str
-    entry: str
-    only: str = ""
-
-
 class _Builder:
     def __init__(self, sys_path: Iterable[str], index: Index | None) -> None:
         self.layout = Layout.here(sys_path)
         self._index = index or Index(self.layout.sites)
         self._refs: list[LayerRef] = []
         self._layers: dict[str, Layer] = {}
-        self._roots: list[_Root] = []
-        self._data: list[str] = []
+        self._roots = Roots(
+            (*self.layout.sites, *self.layout.stdlib, *map(real, (sys.prefix, sys.base_prefix)))
+        )
         self._sys_path: list[str] = []
         self._places: list[tuple[str, str]] = [(each, SITE) for each in self.layout.sites]
         self._places += [(real(sys.prefix), "")]
@@ -122,7 +106,7 @@ class _Builder:
             path = real(os.fspath(each))
             if not os.path.exists(path):
                 raise UsageError(f"data={os.fspath(each)!r}: there is no such file or directory")
-            self._data.append(path)
+            self._roots.add_data(path)
 
     def add_path(self, sys_path: Iterable[str]) -> None:
         """Take the program's ``sys.path``."""
@@ -133,64 +117,30 @@ class _Builder:
             elif self.layout.is_stdlib(path):
                 continue
             elif os.path.isdir(path):
-                self._add_entry(self.add_root(path, ""))
+                self._add_entry(self._roots.add(path))
             elif os.path.isfile(path):  # an archive of modules
-                self._add_entry(self._add_file(path))
+                self._add_entry(self._roots.add_file(path))
         self._add_entry(SITE)
 
     def add_program(self, program: Program) -> None:
         """See to it that the program's own file is in it."""
         if program.how != "script":
             return
-        path = real(os.path.join(program.directory or os.getcwd(), program.target))
-        directory = path if os.path.isdir(path) else os.path.dirname(path)
-        if not self._is_in(path):
-            self.add_root(directory, "")
-
-    def add_root(self, directory: str, name: str) -> str:
-        """Make a directory part of it; return what is on ``sys.path`` for it.
-
-        Args:
-            directory: The directory; or, with a name, a module's path without its ``.py``.
-            name: What it is to be importable as; "": what is in it is.
-        """
-        directory = real(directory)
-        for root in self._roots:
-            if (root.path, name) == (directory, posixpath.relpath(root.mount, root.entry)):
-                return root.entry
-            if not name and root.path == directory and root.mount == root.entry:
-                return root.entry
-        entry = f"src/{len(self._roots)}"
-        if name and not os.path.isdir(directory) and os.path.isfile(directory + ".py"):
-            file = directory + ".py"
-            only = os.path.basename(file)
-            self._roots.append(_Root(os.path.dirname(file), entry, entry, only))
-            self._places.append((file, f"{entry}/{only}"))
-            return entry
-        mount = posixpath.join(entry, name.replace(".", "/")) if name else entry
-        self._roots.append(_Root(directory, mount, entry))
-        self._places.append((directory, mount))
-        return entry
-
-    def _add_file(self, path: str) -> str:
-        entry = f"src/{len(self._roots)}"
-        name = os.path.basename(path)
-        self._roots.append(_Root(os.path.dirname(path), entry, entry, name))
-        self._places.append((path, f"{entry}/{name}"))
-        return f"{entry}/{name}"
+        given = os.path.normpath(os.path.join(program.directory or os.getcwd(), program.target))
+        path = real(given)
+        if not self._roots.has(path):
+            self._roots.add(path if os.path.isdir(path) else os.path.dirname(path))
+        self._roots.want(path)
 
     def _add_entry(self, entry: str) -> None:
         if entry not in self._sys_path:
             self._sys_path.append(entry)
 
-    def _is_in(self, path: str) -> bool:
-        return any(path == ours or path.startswith(ours + "/") for ours, _ in self._places)
-
     # Layers
 
     def add_installed(self) -> None:
         """Add the distributions, and what else lies where they do."""
-        paths = read_paths(self.layout, self.add_root)
+        paths = read_paths(self.layout, self._roots.add)
         self._left_out += paths.left_out
         for entry in paths.sys_path:
             self._add_entry(entry)
@@ -240,42 +190,13 @@ class _Builder:
 
     def add_sources(self) -> None:
         """Add the user's own directories, and the data that is in none of them."""
-        for root in self._roots:
-            found = self._collect(root)
-            self._left_out += found.left_out
-            name = f"src:{os.path.basename(root.path) or '/'}"
-            self._add_files(name, "source", root.mount, found)
-        outside = [path for path in self._data if not self._in_root(path)]
-        for number, path in enumerate(outside):
-            if os.path.isdir(path):
-                found = sources.collect(path, keep=["."])
-                mount = f"data/{number}"
-                self._places.append((path, mount))
-            else:
-                name = os.path.basename(path)
-                found, mount = sources.Found({name: Source(path)}), f"data/{number}"
-                self._places.append((path, f"{mount}/{name}"))
-            self._left_out += found.left_out
-            self._add_files(f"data:{os.path.basename(path)}", "data", mount, found)
-
-    def _collect(self, root: _Root) -> sources.Found:
-        if root.only:
-            return sources.Found({root.only: Source(os.path.join(root.path, root.only))})
-        excluded = [
-            each
-            for each in (*self.layout.sites, *self.layout.stdlib, *map(real, (sys.prefix,)))
-            if each != root.path
-        ]
-        below = root.path.rstrip("/") + "/"
-        wanted = [path.removeprefix(below) for path in self._data if path.startswith(below)]
-        return sources.collect(root.path, excluded=excluded, keep=wanted)
-
-    def _in_root(self, path: str) -> bool:
-        return any(not r.only and path.startswith(r.path.rstrip("/") + "/") for r in self._roots)
-
-    def _add_files(self, name: str, kind: Kind, mount: str, found: sources.Found) -> None:
-        layer = make_layer(name, kind, found.sources, links=found.links)
-        self._add(self._ref(layer, mount), layer)
+        self._roots.want_loaded()
+        for part in self._roots.parts():
+            self._left_out += part.found.left_out
+            found = part.found
+            layer = make_layer(part.name, part.kind, found.sources, links=found.links)
+            self._add(self._ref(layer, part.mount), layer)
+        self._places += self._roots.places
 
     def _ref(
         self,

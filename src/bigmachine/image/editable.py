@@ -138,4 +138,7 @@ def _mapping(hook: str) -> dict[str, str] | None:
 
 
 def _package_directory(path: str) -> str:
-    return os.path.dirname(path) if os.path.basename(path) == "__init__.py" else path
+    """Return what stands for a module's file: a package's directory, or the file's stem."""
+    if os.path.basename(path) == "__init__.py":
+        return os.path.dirname(path)
+    return path.removesuffix(".py")

@@ -2,6 +2,9 @@
 
 A program's directory holds more than its program: a repository, an environment, caches, results,
 what ``.gitignore`` names. None of that is wanted on fifty hosts. Whatever is left out is said.
+What is imported travels even if git ignores it: versions and extensions are often generated.
+
+Of a directory that is no program's (a home, a temporary one) only modules travel.
 """
 
 from __future__ import annotations
@@ -9,14 +12,14 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from importlib.machinery import EXTENSION_SUFFIXES
+from typing import Final
 
 from bigmachine.image.files import Source, compiled_source
-
-if TYPE_CHECKING:
-    from pathspec import PathSpec
+from bigmachine.image.gitignore import GitIgnore
 
 MAX_FILE_BYTES: Final = 32 << 20
 """Larger files are data, which the user has to name."""
@@ -44,7 +47,21 @@ _JUNK: Final = frozenset(
         "node_modules",
     }
 )
+_CREDENTIALS: Final = frozenset(
+    {
+        ".aws",
+        ".azure",
+        ".docker",
+        ".git-credentials",
+        ".gnupg",
+        ".kube",
+        ".netrc",
+        ".pypirc",
+        ".ssh",
+    }
+)
 _PYTHON: Final = (".py", ".pyi", ".so", ".pyd")
+_EXTENSIONS: Final = tuple(each for each in EXTENSION_SUFFIXES if each.count(".") > 1)
 
 
 @dataclass(slots=True)
@@ -71,41 +88,66 @@ def collect(root: str, *, excluded: Sequence[str] = (), keep: Sequence[str] = ()
         keep: What travels, with all below, whatever else is said of it: paths relative to the
             root, with slashes; "." is all.
     """
-    walk = _Walk(os.path.realpath(root), frozenset(map(os.path.realpath, excluded)), tuple(keep))
-    found = walk.run(everything=True)
-    if walk.too_much:
-        found = _Walk(walk.root, walk.excluded, tuple(keep)).run(everything=False)
-        reason = f"only modules of Python: {root} holds more than a program does"
-        found.left_out.append((root, reason))
+    root = os.path.realpath(root)
+    outside = frozenset(map(os.path.realpath, excluded))
+    walk = _Walk(root, outside, keep)
+    if _is_a_programs(root) or "." in keep:
+        found = walk.run(everything=True)
+        if not walk.too_much:
+            return found
+        walk = _Walk(root, outside, keep)
+    found = walk.run(everything=False)
+    which = "the first of its modules" if walk.too_much else "its modules"
+    reason = f"only {which}: it holds more than a program does; name data that machines need"
+    found.left_out.append((root, reason))
     return found
 
 
+def _is_a_programs(root: str) -> bool:
+    """Whether a directory may be one program's, and not everybody's."""
+    home = os.path.realpath(os.path.expanduser("~"))
+    shared = {"/", home, os.path.dirname(home), os.path.realpath(tempfile.gettempdir())}
+    return root not in shared
+
+
 class _Walk:
-    def __init__(self, root: str, excluded: frozenset[str], keep: tuple[str, ...]) -> None:
+    def __init__(self, root: str, excluded: frozenset[str], keep: Iterable[str]) -> None:
         self.root = root
         self.excluded = excluded
         self.too_much = False
-        self._kept = keep
+        self._kept = frozenset(keep)
+        self._leads = {above for path in self._kept for above in _above(path)}
         self._found = Found()
-        self._size = 0
-        self._rules: list[_Rules] = []
+        self._files = self._size = 0  # of what the user has not named
+        self._git = GitIgnore(root)
+        self._packages: set[str] = set()
+        self._followed: set[str] = set()
 
     def run(self, *, everything: bool) -> Found:
-        """Walk through the directory; of one that holds too much, take modules alone."""
-        self._begin_ignoring()
+        """Walk through the directory.
+
+        Args:
+            everything: Take all that is a program's; else modules alone, in directories that hold
+                any.
+        """
         pending = [""]
         while pending and not self.too_much:
             below = pending.pop()
-            for entry in self._scan(below):
+            entries = self._scan(below)
+            if not (everything or self._is_wanted(below) or _holds_modules(below, entries)):
+                continue
+            for entry in entries:
                 path = posixpath.join(below, entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     if self._descends(entry, path, everything):
                         pending.append(path)
-                elif everything or path.endswith(_PYTHON) or self._keep(path):
-                    self._take(entry, path)
-            self.too_much = everything and (
-                len(self._found.sources) > MAX_FILES or self._size > MAX_BYTES
-            )
+                elif (everything or path.endswith(_PYTHON) or self._is_kept(path)) and self._take(
+                    entry, path
+                ):
+                    pending.append(path)
+            self.too_much = self._files > MAX_FILES or self._size > MAX_BYTES
+        self._found.left_out += self._git.problems
+        self._drop_lost_links()
         return self._found
 
     def _scan(self, below: str) -> list[os.DirEntry[str]]:
@@ -116,8 +158,11 @@ class _Walk:
         except OSError as error:
             self._leave_out(directory, f"it cannot be read: {error.strerror}")
             return []
-        if any(entry.name == ".gitignore" for entry in found):
-            self._ignore(below, os.path.join(directory, ".gitignore"))
+        names = {entry.name for entry in found}
+        if ".gitignore" in names:
+            self._git.read(below, os.path.join(directory, ".gitignore"))
+        if "__init__.py" in names:
+            self._packages.add(below)
         return found
 
     def _descends(self, entry: os.DirEntry[str], path: str, everything: bool) -> bool:
@@ -126,124 +171,128 @@ class _Walk:
             return False  # what of it is valid comes with the modules
         if full in self.excluded:
             return False  # it is in the image by another way, or belongs to none
-        if entry.name in _JUNK:
-            self._leave_out(full, "no part of a program")
-            return False
-        if os.path.exists(os.path.join(full, "pyvenv.cfg")) or os.path.isdir(
-            os.path.join(full, "conda-meta")
-        ):
-            self._leave_out(full, "an environment")
-            return False
-        if self._leads_to_kept(path):
+        if path in self._kept or path in self._leads:
             return True
-        if self._is_ignored(path + "/"):
+        if reason := self._objection(entry.name, full):
+            self._leave_out(full, reason)
+            return False
+        if self._git.ignores(path + "/") and not self._is_kept(path):
             self._leave_out(full, "named by .gitignore")
             return False
         return everything or entry.name.isidentifier()
 
-    def _keep(self, path: str) -> bool:
-        return any(each == "." or f"{path}/".startswith(f"{each}/") for each in self._kept)
+    def _objection(self, name: str, full: str) -> str:
+        if name in _JUNK:
+            return "no part of a program"
+        if name in _CREDENTIALS:
+            return "it may hold credentials: name it as data if machines need it"
+        if os.path.exists(os.path.join(full, "pyvenv.cfg")):
+            return "an environment"
+        return "an environment" if os.path.isdir(os.path.join(full, "conda-meta")) else ""
 
-    def _leads_to_kept(self, path: str) -> bool:
-        return self._keep(path) or any(each.startswith(f"{path}/") for each in self._kept)
+    def _is_kept(self, path: str) -> bool:
+        """Whether a path, or a directory above it, is one of those that travel in any case."""
+        if not self._kept:
+            return False
+        return path in self._kept or "." in self._kept or not self._kept.isdisjoint(_above(path))
 
-    def _take(self, entry: os.DirEntry[str], path: str) -> None:
+    def _is_wanted(self, path: str) -> bool:
+        return path in self._leads or self._is_kept(path)
+
+    def _is_imported(self, path: str) -> bool:
+        """Whether it looks like a part of a package, which needs it."""
+        if path.endswith(_EXTENSIONS):
+            return True
+        return path.endswith((".py", ".so")) and posixpath.dirname(path) in self._packages
+
+    def _take(self, entry: os.DirEntry[str], path: str) -> bool:
+        """Take what is no directory; return whether it leads to one that is to be walked."""
         full = os.path.join(self.root, path)
-        kept = self._keep(path)
-        if not kept and self._is_ignored(path):
-            self._leave_out(full, "named by .gitignore")
-            return
+        kept = self._is_kept(path)
         if entry.is_symlink():
-            self._take_link(path, full)
-            return
+            return self._take_link(path, full, kept=kept)
+        if not kept and entry.name in _CREDENTIALS:
+            self._leave_out(full, self._objection(entry.name, full))
+        elif not kept and self._git.ignores(path) and not self._is_imported(path):
+            self._leave_out(full, "named by .gitignore")
+        elif not path.endswith(
+            (".pyc", ".pyo")
+        ):  # which, beside a source, belong to another Python
+            self._take_file(path, full, kept=kept)
+        return False
+
+    def _take_file(self, path: str, full: str, *, kept: bool) -> None:
         try:
-            found = entry.stat(follow_symlinks=False)
+            found = os.stat(full)
         except OSError as error:
             self._leave_out(full, f"it cannot be read: {error.strerror}")
             return
         if not stat.S_ISREG(found.st_mode):
             self._leave_out(full, "neither a file nor a directory")
-        elif path.endswith((".pyc", ".pyo")):
-            pass  # beside its source it belongs to another Python
         elif found.st_size > MAX_FILE_BYTES and not kept:
             size = f"{found.st_size / (1 << 20):.0f} MiB"
             self._leave_out(full, f"it has {size}: name it as data if machines need it")
         elif not os.access(full, os.R_OK):
             self._leave_out(full, "it cannot be read: permission denied")
         else:
-            self._add(path, full, found.st_size)
+            if not kept:
+                self._files += 1
+                self._size += found.st_size
+            self._add(path, full)
 
-    def _take_link(self, path: str, full: str) -> None:
+    def _take_link(self, path: str, full: str, *, kept: bool) -> bool:
+        """Keep a link to what is in the directory, and follow one that leads out of it."""
+        if not kept and self._git.ignores(path):
+            self._leave_out(full, "named by .gitignore")
+            return False
         target = os.path.realpath(full)
-        inside = target.startswith(self.root + os.sep)
-        if inside and not os.path.isabs(os.readlink(full)):
-            self._found.links[path] = os.readlink(full)
-        elif os.path.isfile(target) and os.path.getsize(target) <= MAX_FILE_BYTES:
-            self._add(path, target, os.path.getsize(target))
+        if not os.path.exists(target):
+            self._leave_out(full, f"a link to {target}, where nothing is")
+        elif target.startswith(self.root + os.sep):
+            inside = target[len(self.root) + 1 :]
+            self._found.links[path] = posixpath.relpath(inside, posixpath.dirname(path) or ".")
+        elif os.path.isfile(target):
+            self._take_file(path, full, kept=kept)
+        elif os.path.isdir(target) and self._follows(path, target):
+            return True
         else:
-            self._leave_out(full, f"a link to {target}")
+            self._leave_out(full, f"a link to {target}: name it as data if machines need it")
+        return False
 
-    def _add(self, path: str, full: str, size: int) -> None:
+    def _follows(self, path: str, target: str) -> bool:
+        """Whether a link to a directory elsewhere leads to modules, or to what is wanted."""
+        if target in self._followed or self.root.startswith(target.rstrip("/") + "/"):
+            return False
+        if not self._is_wanted(path):
+            try:
+                if not any(name.endswith(_PYTHON) for name in os.listdir(target)):
+                    return False
+            except OSError:
+                return False
+        self._followed.add(target)
+        return True
+
+    def _add(self, path: str, full: str) -> None:
         self._found.sources[path] = Source(full)
-        self._size += size
         if path.endswith(".py"):
             for name, compiled in compiled_beside(full):
                 self._found.sources[posixpath.join(posixpath.dirname(path), name)] = compiled
 
+    def _drop_lost_links(self) -> None:
+        """Leave out links to what is itself left out."""
+        if not self._found.links:
+            return
+        there = {above for path in self._found.sources for above in _above(path)}
+        there |= self._found.sources.keys() | self._found.links.keys()
+        for path, target in list(self._found.links.items()):
+            place = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+            if place not in there:
+                del self._found.links[path]
+                full = os.path.join(self.root, path)
+                self._leave_out(full, f"a link to {self.root}/{place}, which is left out")
+
     def _leave_out(self, path: str, reason: str) -> None:
         self._found.left_out.append((path, reason))
-
-    # .gitignore
-
-    def _begin_ignoring(self) -> None:
-        """Heed what stands above the directory, if it is in a repository."""
-        above = os.path.dirname(self.root)
-        chain = [self.root]
-        while not os.path.isdir(os.path.join(chain[-1], ".git")):
-            if above == chain[-1]:
-                return
-            chain.append(above)
-            above = os.path.dirname(above)
-        for directory in reversed(chain[1:]):
-            file = os.path.join(directory, ".gitignore")
-            if os.path.exists(file):
-                above = os.path.relpath(self.root, directory).replace(os.sep, "/")
-                self._ignore("", file, prefix=above + "/")
-
-    def _ignore(self, below: str, file: str, prefix: str = "") -> None:
-        from pathspec import GitIgnoreSpec
-
-        try:
-            with open(file, encoding="utf-8", errors="surrogateescape") as lines:
-                spec = GitIgnoreSpec.from_lines(lines)
-        except (OSError, ValueError) as error:
-            self._leave_out(file, f"it cannot be heeded: {error}")
-            return
-        self._rules.append(_Rules(spec, below and below + "/", prefix))
-
-    def _is_ignored(self, path: str) -> bool:
-        """Whether git would ignore a path; the rules nearest to it hold."""
-        for rules in reversed(self._rules):
-            if path.startswith(rules.below):
-                answer = rules.spec.check_file(rules.prefix + path[len(rules.below) :])
-                if answer.include is not None:
-                    return answer.include
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class _Rules:
-    """A ``.gitignore``.
-
-    Attributes:
-        spec: What it says.
-        below: Where it lies, relative to the root, with a slash at the end; "" at the root.
-        prefix: Where the root lies, seen from it, if it stands above the root.
-    """
-
-    spec: PathSpec[Any]
-    below: str
-    prefix: str
 
 
 def compiled_beside(source: str) -> Iterator[tuple[str, Source]]:
@@ -266,3 +315,15 @@ def compiled_beside(source: str) -> Iterator[tuple[str, Source]]:
     compiled = compiled_source(path, source)
     if compiled is not None:
         yield f"__pycache__/{os.path.basename(path)}", compiled
+
+
+def _holds_modules(below: str, entries: Iterable[os.DirEntry[str]]) -> bool:
+    return not below or any(entry.name.endswith(_PYTHON) for entry in entries)
+
+
+def _above(path: str) -> Iterator[str]:
+    """Yield the directories that a relative path is in, the nearest last."""
+    at = path.find("/")
+    while at >= 0:
+        yield path[:at]
+        at = path.find("/", at + 1)

@@ -110,16 +110,94 @@ def test_of_a_directory_that_is_no_programs_only_modules_travel(
 
 def test_links_within_are_kept_and_others_followed(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    write(root, "a.py")
-    write(tmp_path, "outside.py", "elsewhere/b.py")
+    write(root, "a.py", "sub/b.py")
+    write(tmp_path, "outside.py", "elsewhere/b.py", "elsewhere/sub/c.py")
     (root / "same.py").symlink_to("a.py")
+    (root / "sub/up.py").symlink_to(root / "a.py")
+    (root / "around.py").symlink_to("../root/a.py")
     (root / "out.py").symlink_to(tmp_path / "outside.py")
     (root / "dir").symlink_to(tmp_path / "elsewhere")
-    (root / "gone").symlink_to("nowhere")
     found = collect(str(root))
-    assert names(found) == ["a.py", "out.py"]
-    assert found.links == {"same.py": "a.py", "gone": "nowhere"}
-    assert reasons(found, root) == {"dir": f"a link to {tmp_path / 'elsewhere'}"}
+    assert names(found) == ["a.py", "dir/b.py", "dir/sub/c.py", "out.py", "sub/b.py"]
+    assert found.links == {"same.py": "a.py", "sub/up.py": "../a.py", "around.py": "a.py"}
+
+
+def test_links_that_lead_nowhere_are_left_out_and_said(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    write(root, "a.py", ".git/config")
+    write(tmp_path, "pictures/c.png")
+    (root / "gone").symlink_to("nowhere")
+    (root / "round").symlink_to("round")
+    (root / "up").symlink_to("..")
+    (root / "config").symlink_to(".git/config")
+    (root / "pictures").symlink_to("../pictures")
+    found = collect(str(root))
+    assert names(found) == ["a.py"]
+    assert found.links == {}
+    assert set(reasons(found, root)) == {".git", "gone", "round", "up", "config", "pictures"}
+    assert reasons(found, root)["config"] == f"a link to {root}/.git/config, which is left out"
+    assert reasons(found, root)["gone"] == f"a link to {root}/nowhere, where nothing is"
+
+
+def test_links_do_not_lead_in_circles(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    write(root, "a.py")
+    write(tmp_path, "one/b.py", "two/c.py")
+    (root / "one").symlink_to(tmp_path / "one")
+    (tmp_path / "one/two").symlink_to(tmp_path / "two")
+    (tmp_path / "two/one").symlink_to(tmp_path / "one")
+    assert names(collect(str(root))) == ["a.py", "one/b.py", "one/two/c.py"]
+
+
+def test_modules_of_packages_travel_though_git_ignores_them(tmp_path: Path) -> None:
+    write(tmp_path, ".gitignore", data="_version.py\n*.so\nbuild/\n")
+    write(tmp_path, "pkg/__init__.py", "pkg/_version.py", "pkg/fast.so", "_version.py")
+    write(tmp_path, "build/pkg/__init__.py", "libtool.so")
+    found = collect(str(tmp_path))
+    assert names(found) == [".gitignore", "pkg/__init__.py", "pkg/_version.py", "pkg/fast.so"]
+    assert set(reasons(found, tmp_path)) == {"_version.py", "build", "libtool.so"}
+
+
+def test_what_is_to_be_kept_is_found_wherever_it_lies(tmp_path: Path) -> None:
+    write(tmp_path, ".gitignore", data="out/\n")
+    write(tmp_path, "out/deep/a.csv", "out/b.csv", ".cache/c.bin", ".cache/d/e.bin", ".git/f")
+    keep = ["out/deep/a.csv", ".cache"]
+    assert names(collect(str(tmp_path), keep=keep)) == [
+        ".cache/c.bin",
+        ".cache/d/e.bin",
+        ".gitignore",
+        "out/deep/a.csv",
+    ]
+
+
+def test_data_that_is_named_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_BYTES", 100)
+    monkeypatch.setattr(sources, "MAX_FILES", 2)
+    write(tmp_path, "a.py", "notes.txt", "data/x", "data/y", "data/z", data="x" * 60)
+    assert len(collect(str(tmp_path / "data"), keep=["."]).sources) == 3
+    monkeypatch.setattr(sources, "MAX_BYTES", 200)
+    found = collect(str(tmp_path), keep=["data"])
+    assert names(found) == ["a.py", "data/x", "data/y", "data/z", "notes.txt"]
+
+
+def test_credentials_stay_here(tmp_path: Path) -> None:
+    write(tmp_path, "a.py", ".ssh/id_ed25519", ".aws/credentials", ".netrc", "sub/.pypirc")
+    found = collect(str(tmp_path))
+    assert names(found) == ["a.py"]
+    assert set(reasons(found, tmp_path)) == {".ssh", ".aws", ".netrc", "sub/.pypirc"}
+    assert "credentials" in reasons(found, tmp_path)[".ssh"]
+    assert ".netrc" in names(collect(str(tmp_path), keep=[".netrc"]))
+
+
+def test_of_a_home_only_modules_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, "pi.py", "pkg/__init__.py", "pkg/a.csv", "Documents/letter.txt", ".history")
+    write(tmp_path, "work/other/x.py")  # a directory that holds no modules is nobody's package
+    found = collect(str(tmp_path))
+    assert names(found) == ["pi.py", "pkg/__init__.py"]
+    assert "name data that machines need" in reasons(found, tmp_path)["."]
 
 
 def test_what_is_no_file_is_left_out(tmp_path: Path) -> None:
