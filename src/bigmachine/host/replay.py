@@ -314,7 +314,8 @@ def _be_like_the_driver(program: Program) -> None:
     """Have what the driver's program has made of its process, as far as it goes."""
     import locale
 
-    sys.path[:] = program.sys_path
+    # On another host the interpreter's own library is elsewhere, and no part of the image.
+    sys.path[:] = dict.fromkeys([*program.sys_path, *sys.path])
     with contextlib.suppress(locale.Error):  # this host may lack it
         locale.setlocale(locale.LC_ALL, program.locale)
 
