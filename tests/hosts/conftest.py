@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from . import roots, tools
+from .drivers import Drivers, Environment
 from .host import HostOptions, LabHost
 from .lab import Lab
 
@@ -74,3 +75,24 @@ def old_python() -> Callable[[str], str]:
         return str(found[-1].parent.parent)
 
     return find
+
+
+MakeDrivers = Callable[..., Drivers]
+
+
+@pytest.fixture
+def make_drivers(lab: Lab, tmp_path: Path) -> MakeDrivers:
+    """Make an environment with bigmachine and what is named, to run programs in."""
+
+    def make(*names: str) -> Drivers:
+        directory = tmp_path / "driver"
+        directory.mkdir()
+        return Drivers(lab, Environment(directory / "venv", names), directory)
+
+    return make
+
+
+@pytest.fixture
+def drivers(make_drivers: MakeDrivers) -> Drivers:
+    """An environment with bigmachine and nothing else."""
+    return make_drivers()

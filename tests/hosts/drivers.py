@@ -28,7 +28,7 @@ from ..programs.driven import PRELUDE, Driven
 from .host import LabHost
 from .lab import Lab
 
-ALWAYS: Final = ("bigmachine", "asyncssh", "zstandard")
+ALWAYS: Final = ("bigmachine", "asyncssh", "zstandard", "pathspec")
 
 
 class Environment:
