@@ -5,6 +5,7 @@
     bigmachine run [--system S] [--profile P] [--system-option K=V] script.py ARGS...
     bigmachine run [...] -m package.module ARGS...
     bigmachine systems
+    bigmachine cache ls | prune [--limit SIZE | --clear]
     bigmachine --version
 
 ``run`` runs the program in this very process, as ``python script.py ARGS...`` would: it is
@@ -21,7 +22,7 @@ import sys
 import types
 from typing import TYPE_CHECKING
 
-from bigmachine import config
+from bigmachine import cli_cache, config
 from bigmachine.driver import add_arguments, flags_of
 from bigmachine.errors import UsageError
 from bigmachine.version import VERSION
@@ -44,10 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, run_parser = _parsers()
     if words[:1] == ["run"]:
         return _run(run_parser, words[1:])
-    command = parser.parse_args(words).command
-    if command is None:
+    found = parser.parse_args(words)
+    if found.command is None:
         parser.print_help()
         return 2
+    if "run" in found:  # a subcommand of a module of its own
+        status: int = found.run(found)
+        return status
     return _systems()
 
 
@@ -68,6 +72,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     )
     add_arguments(run)
     commands.add_parser("systems", help="list the systems there are, and their options")
+    cli_cache.add_parser(commands)
     return parser, run
 
 

@@ -276,6 +276,7 @@ class _Peer:
         """
         loop = asyncio.get_running_loop()
         silent = False
+        timer: asyncio.TimerHandle | None = None
         with self.client.stream(method, args) as stream:
 
             def look() -> None:
@@ -286,13 +287,14 @@ class _Peer:
                 else:
                     timer = loop.call_later(SILENCE_SECONDS / 4, look)
 
-            timer = loop.call_later(SILENCE_SECONDS / 4, look)
+            look()
             try:
                 async for piece in stream:
                     self._heard = time.monotonic()
                     yield piece
             finally:
-                timer.cancel()
+                if timer is not None:
+                    timer.cancel()
         if silent:
             raise TransportError(f"{self.client.label} is silent", outcome="maybe_ran")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,12 @@ from textlayers import TextLayer, layer_of, manifest_of
 
 from bigmachine.driver.images import fetch_image
 from bigmachine.errors import BigmachineError, ProvisionError
+from bigmachine.host.images import ImagesService
 from bigmachine.image.build import Image
 from bigmachine.image.store import Store
 from bigmachine.image.stored import StoredLayer
+from bigmachine.image.transit import Piece, compress
+from bigmachine.rpc import endpoints
 from hosts import Cluster, Host, cluster_in
 
 MIB = 1 << 20
@@ -169,6 +174,63 @@ def test_a_host_that_others_cannot_reach_is_none_to_get_layers_from(
     cluster.provide(server, others)
     sizes = sum(layer.size_bytes for layer in image.layers.values())
     assert server.sent.total() < 2.1 * sizes
+
+
+def test_a_source_that_falls_silent_is_replaced(
+    cluster: Cluster, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigmachine.host.images.SILENCE_SECONDS", 0.2)
+    server = cluster.server(image)
+    first, second = cluster.add(2)
+    cluster.provide(server, [first])
+
+    async def silent(layer: str, wanted: list[int]) -> AsyncIterator[Piece]:
+        async for piece in ImagesService.packs(first.service, layer, wanted[:1]):
+            yield piece
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(first.service, "packs", silent)
+    sent = server.sent.total()
+    cluster.provide(server, [second])
+    assert server.sent.total() > sent, "in the end only the driver was left"
+
+
+def test_a_host_that_does_not_answer_is_left_alone(
+    cluster: Cluster, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigmachine.host.images.CONNECT_SECONDS", 0.1)
+    server = cluster.server(image)
+    first, second = cluster.add(2)
+    cluster.provide(server, [first])
+    held: list[socket.socket] = []
+
+    def accept(_: str) -> socket.socket:
+        mine, theirs = socket.socketpair()
+        mine.setblocking(False)
+        held.append(theirs)
+        return mine
+
+    endpoints.open_endpoint(first.address.path, accept)
+    cluster.provide(server, [second])
+    assert held
+    for sock in held:
+        sock.close()
+
+
+def test_a_damaged_pack_goes_no_further(
+    cluster: Cluster, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = cluster.server(image)
+    first, second = cluster.add(2)
+    cluster.provide(server, [first])
+
+    async def damaged(layer: str, wanted: list[int]) -> AsyncIterator[Piece]:
+        for number in wanted:
+            yield number, True, compress(b"something else")
+
+    monkeypatch.setattr(first.service, "packs", damaged)
+    (prepared,) = cluster.provide(server, [second])
+    check(image, second, prepared.root)
 
 
 def test_what_was_begun_before_the_host_was_lost_is_not_sent_again(cluster: Cluster) -> None:
