@@ -215,7 +215,9 @@ class Abroad:
         if server is None:
             from bigmachine.driver.images import ImageServer
 
-            server = self._servers[image.digest] = ImageServer(self._runtime, image)
+            server = self._servers[image.digest] = ImageServer(
+                self._runtime, image, system=self._system.name
+            )
         return server
 
 
