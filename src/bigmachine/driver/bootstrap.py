@@ -22,12 +22,16 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from bigmachine.addresses import Address
-from bigmachine.errors import ProvisionError
+from bigmachine.errors import BigmachineError, ProvisionError, UsageError
 from bigmachine.host.entry import SUPERVISOR_STUB
 from bigmachine.host.messages import HostReady
+from bigmachine.image.interpreter import interpreter_for
+from bigmachine.image.platforms import Platform
+from bigmachine.image.runtime import layers_for
 from bigmachine.wire import frames
 
 if TYPE_CHECKING:
@@ -45,6 +49,7 @@ _CLOSE_SECONDS: Final = 1.0
 _IDLE_SECONDS: Final = 45.0  # for an answer: the supervisor's start is the longest
 _PAUSES_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5)  # between tries
 _MAX_MESSAGE_BYTES: Final = 8 << 20
+_KEPT_PACKS: Final = 16
 _LENGTH: Final = struct.Struct(">I")
 
 # A certificate is good from a day before it was made, for a month.
@@ -82,6 +87,8 @@ class RuntimeLayer(Protocol):
     def read_pack(self, number: int) -> bytes:
         """Return one of its packs."""
 
+    def __hash__(self) -> int: ...
+
 
 Facts = Mapping[str, Any]
 """What the boot file says of its host: ``python``, ``platform``, ``cpus``, ``memory``, ``time``,
@@ -99,7 +106,6 @@ async def bootstrap(
     layers: Layers | Callable[[Facts], Layers],
     seconds: float,
     python: tuple[int, int] = sys.version_info[:2],
-    interpreter: Callable[[Facts], RuntimeLayer] | None = None,
     system: str = "",
 ) -> HostReady:
     """Have the boot file of a host start the supervisor.
@@ -109,17 +115,16 @@ async def bootstrap(
         tls: The driver's context for connections.
         subject: The host's identity, as its certificate has it.
         config: Fields of the supervisor's `HostConfig`.
-        layers: The runtime: bigmachine's own layer first; or a function that makes them for a host.
+        layers: The runtime for hosts of this computer's kind: bigmachine's own layer first; or a
+            function that returns it. Hosts of another kind get theirs (`image.runtime`).
         seconds: How long all of it may take.
         python: Which Python is to run there; the driver's own where nothing is said.
-        interpreter: Makes a layer with that Python, for a host that has none; it may raise
-            `ProvisionError`. None: there is none to be had.
         system: The system's name, for errors.
 
     Raises:
         ProvisionError: The host's supervisor did not come up.
     """
-    attempt = _Bootstrap(host, tls, subject, config, layers, python, interpreter, system)
+    attempt = _Bootstrap(host, tls, subject, config, layers, python, system)
     return await attempt.run(seconds)
 
 
@@ -136,7 +141,6 @@ class _Bootstrap:
         config: Mapping[str, Any],
         layers: Layers | Callable[[Facts], Layers],
         python: tuple[int, int],
-        interpreter: Callable[[Facts], RuntimeLayer] | None,
         system: str,
     ) -> None:
         self._host = host
@@ -145,7 +149,6 @@ class _Bootstrap:
         self._config = dict(config)
         self._layers = layers
         self._python = python
-        self._interpreter = interpreter
         self._system = system
         self._got_through = False
         self._last = "nobody has tried yet"
@@ -217,10 +220,11 @@ class _Bootstrap:
         facts = self._checked(await link.receive())
         self._got_through = True
         self._check_clock(facts)
-        layers = list(self._layers(facts) if callable(self._layers) else self._layers)
+        platform = Platform.from_mapping(facts["platform"], self._python)
+        layers = await self._layers_for(facts, platform)
         answer = await self._offer(link, layers)
         if answer.get("interpreter") is None:
-            shipped = self._ship(facts)
+            shipped = await self._ship(facts, platform)
             layers.append(shipped)
             answer = await self._offer(link, layers, shipped)
         by_digest = {layer.digest: layer for layer in layers}
@@ -228,7 +232,7 @@ class _Bootstrap:
             layer = by_digest[digest]
             logger.info("%s is sent %s", self._host.id, layer.name)
             for number in numbers:
-                data = zlib.compress(self._read(layer, number), 6)
+                data = await asyncio.to_thread(self._read, layer, number)
                 message = {"layer": digest, "pack": number, "bytes": len(data)}
                 await link.send(message, data)
         ready = self._checked(await link.receive())["ready"]
@@ -252,25 +256,41 @@ class _Bootstrap:
         await link.send(offer, data)
         return self._checked(await link.receive())
 
+    async def _layers_for(self, facts: Facts, platform: Platform) -> list[RuntimeLayer]:
+        """Return the runtime for this host."""
+        layers = list(self._layers(facts) if callable(self._layers) else self._layers)
+        if platform.runs_what_is_made_for(Platform.here()):
+            return layers
+        try:
+            return list(await asyncio.to_thread(layers_for, platform))
+        except BigmachineError as error:
+            raise self._failure(
+                f"it is another kind of computer ({platform}): {error}",
+                "use hosts of the driver's own kind, or run the driver on one of theirs",
+            ) from error
+
+    async def _ship(self, facts: Facts, platform: Platform) -> RuntimeLayer:
+        """Return a layer with the interpreter that the host has not."""
+        wanted = "{}.{}".format(*self._python)
+        candidates = facts["python"]["candidates"]
+        found = ", ".join({facts["python"]["executable"]: 0, **dict.fromkeys(candidates)})
+        remedy = f"install Python {wanted} there, or run the program with a version that is there"
+        if self._python != sys.version_info[:2]:
+            raise self._failure(
+                f"there is no Python {wanted} there that runs; what was found: {found}", remedy
+            )
+        try:
+            return await asyncio.to_thread(interpreter_for, platform)
+        except (UsageError, OSError) as error:
+            raise self._failure(f"{error}; what was found there: {found}", remedy) from error
+
     def _read(self, layer: RuntimeLayer, number: int) -> bytes:
         try:
-            return layer.read_pack(number)
+            return _compressed(layer, number)
         except OSError as error:
             raise self._failure(
                 f"{layer.name} cannot be read here: {error}", "start the program again"
             ) from error
-
-    def _ship(self, facts: Facts) -> RuntimeLayer:
-        """Return a layer with the interpreter that the host has not."""
-        wanted = "{}.{}".format(*self._python)
-        candidates = facts["python"]["candidates"]
-        if self._interpreter is None:
-            found = ", ".join({facts["python"]["executable"]: 0, **dict.fromkeys(candidates)})
-            raise self._failure(
-                f"there is no Python {wanted} there that runs; what was found: {found}",
-                f"install Python {wanted} there, or run the program with a version that is there",
-            )
-        return self._interpreter(facts)
 
     def _checked(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return a message that is no error.
@@ -321,6 +341,12 @@ class _Bootstrap:
             "driver connect to its port",
             temporary=True,
         )
+
+
+@lru_cache(_KEPT_PACKS)
+def _compressed(layer: RuntimeLayer, number: int) -> bytes:
+    """Return a pack as it travels; many hosts come up at the same time, and want the same."""
+    return zlib.compress(layer.read_pack(number), 6)
 
 
 class _Link:

@@ -27,8 +27,12 @@ _DT_RPATH: Final = 15
 _DT_DEBUG: Final = 21
 _DT_RUNPATH: Final = 29
 
-# A name that most linked files have, of a function that nobody defines: room for a text.
-_SPARE_NAMES: Final = (b"_ITM_deregisterTMCloneTable", b"_ITM_registerTMCloneTable")
+# Names that linked files have, of functions that need not be there and are not: room for a text.
+_SPARE_NAMES: Final = (
+    b"__gmon_start__",
+    b"_ITM_registerTMCloneTable",
+    b"_ITM_deregisterTMCloneTable",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +109,18 @@ def with_search_path(data: bytes, path: str) -> bytes | None:
     return None
 
 
-def has_search_path(data: bytes) -> bool:
-    """Whether a file says where its libraries are."""
-    return is_elf(data) and any(tag in (_DT_RPATH, _DT_RUNPATH) for _, tag, _ in _dynamic(data))
+def search_path(data: bytes) -> str:
+    """Return where a file says that its libraries are; "" where it does not say."""
+    if is_elf(data):
+        for _, tag, value in _dynamic(data):
+            if tag in (_DT_RPATH, _DT_RUNPATH):
+                return _text(data, _strings_at(data) + value)
+    return ""
+
+
+def machine(data: bytes) -> int:
+    """Return for which kind of processor a file is (``e_machine``); 0 if it is none of these."""
+    return int.from_bytes(data[18:20], "little") if is_elf(data) else 0
 
 
 def _segments(data: bytes) -> Iterator[_Segment]:

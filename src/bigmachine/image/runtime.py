@@ -16,6 +16,7 @@ import importlib.metadata
 import importlib.util
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from functools import cache
 from typing import Final
@@ -29,6 +30,7 @@ from bigmachine.image.platforms import Platform
 DISTRIBUTIONS: Final = ("psutil", "cloudpickle", "zstandard")
 """What the supervisor imports, beside the standard library and bigmachine itself."""
 
+_resolving: Final = threading.Lock()
 _OPTIONAL: Final = frozenset({"zstandard"})
 _LEFT_OUT: Final = frozenset({"__pycache__", "tests", "test"})
 _SUFFIXES_LEFT_OUT: Final = (".pyc", ".pyi", ".pyo", ".c", ".h", ".pyx")
@@ -58,7 +60,8 @@ def layers_for(platform: Platform) -> list[FileLayer]:
     """
     if platform.runs_what_is_made_for(Platform.here()):
         return runtime_layers()
-    return list(_foreign_layers(platform))
+    with _resolving:  # hosts of a kind come up at the same time
+        return list(_foreign_layers(platform))
 
 
 @cache

@@ -118,6 +118,12 @@ class Booted(System):
 class BootedHost(Host):
     """One host: the process of its boot file, and all that comes of it.
 
+    Attributes:
+        home: Its home directory.
+        port: Where it listens.
+        environ: The environment that it begins with.
+        process: The boot file's process; it guards the supervisor later.
+
     Args:
         system: Whose it is.
         number: Which of them, from 0 on.
@@ -128,6 +134,7 @@ class BootedHost(Host):
         self.capacity = system.machines_per_host
         self.home = system.home(number)
         self.port = 0
+        self.environ = {"HOME": self.home, "PATH": _PATH, "LANG": "C.UTF-8"}
         self.process: subprocess.Popen[bytes] | None = None
         self._python = system.python
         self._error = ""
@@ -145,13 +152,12 @@ class BootedHost(Host):
         """
         os.makedirs(self.home, mode=0o700, exist_ok=True)
         self.process = subprocess.Popen(
-            bootfile.command(self._python),
-            shell=True,
+            ["/bin/sh", "-c", bootfile.command(self._python)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=self.home,
-            env={"HOME": self.home, "PATH": _PATH, "LANG": "C.UTF-8"},
+            env=self.environ,
             start_new_session=True,
         )
         assert self.process.stdin is not None
