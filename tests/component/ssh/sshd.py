@@ -105,8 +105,8 @@ def serving(directory: Path, *settings: str, keys: Keys | None = None) -> Iterat
     keys = keys or Keys(directory)
     port = free_port()
     config = directory / "sshd_config"
-    lines = [
-        *settings,
+    given = {line.split()[0] for line in settings}
+    usual = [
         f"Port {port}",
         "ListenAddress 127.0.0.1",
         f"HostKey {keys.host_key}",
@@ -121,6 +121,7 @@ def serving(directory: Path, *settings: str, keys: Keys | None = None) -> Iterat
         "MaxStartups 100",
         f"SetEnv HOME={directory / 'home'}",
     ]
+    lines = [*settings, *(line for line in usual if line.split()[0] not in given)]
     config.write_text("\n".join(lines) + "\n", "utf-8")
     public = Path(f"{keys.host_key}.pub").read_text("utf-8")
     known = f"[127.0.0.1]:{port} {public}"

@@ -281,7 +281,6 @@ async def test_a_host_whose_boot_file_dies_says_so(server: Server):
         async with asyncio.timeout(END_SECONDS):
             await host.wait_closed()
         assert "KILL" in host.cause()
-        assert host.is_ended
 
 
 @in_loop
@@ -294,6 +293,39 @@ async def test_a_connection_that_breaks_is_said(server: Server, tmp_path: Path):
                 await host.wait_closed()
             assert "lost" in host.cause()
             await until(lambda: not boots())
+
+
+@in_loop
+async def test_a_switchboard_that_was_killed_is_replaced(server: Server, tmp_path: Path):
+    cluster = Cluster()
+    with serving(tmp_path / "b", keys=server.keys) as other:
+        system = system_of(server, other, cpus_per_machine="host")
+        async with hosts_of(system, cluster.request(1)) as [host]:
+            children = psutil.Process().children()
+            [board] = [each for each in children if "ssh.switchboard" in " ".join(each.cmdline())]
+            board.kill()
+            async with asyncio.timeout(END_SECONDS):
+                await host.wait_closed()
+            [again] = [host async for host in system.launch(cluster.request(1))]
+            assert again.name.text == other.name
+            assert (await cluster.hello(await again.connect(), again.id))["host"] == again.id
+            again.kill()
+
+
+@in_loop
+async def test_a_server_that_has_too_many_at_once_is_asked_again(server: Server, tmp_path: Path):
+    few = ("MaxStartups 1:100:1", "LogLevel VERBOSE")
+    with serving(tmp_path / "b", *few, keys=server.keys) as other:
+        stranger = socket.create_connection(("127.0.0.1", other.port))
+
+        async def leave() -> None:
+            await until(lambda: "drop connection" in other.log)
+            stranger.close()
+
+        leaving = asyncio.ensure_future(leave())
+        async with hosts_of(system_of(other), Cluster().request(1)) as hosts:
+            assert len(hosts) == 1
+        await leaving
 
 
 @in_loop

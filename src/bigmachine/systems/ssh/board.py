@@ -58,6 +58,11 @@ class Board:
         """The switchboard's process."""
         return self._process.pid
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
     async def order(self, order: Order) -> LineHolder:
         """Have a host connected to; what becomes of it is told by what is returned.
 

@@ -18,15 +18,16 @@ import asyncio
 import contextlib
 import json
 import logging
+import random
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bigmachine.systems import bootfile
 from bigmachine.systems.ssh import errors
-from bigmachine.systems.ssh.connect import ConnectSettings, Jumps, connect
+from bigmachine.systems.ssh.connect import Connected, ConnectSettings, Jumps, connect
 from bigmachine.systems.ssh.errors import HostError, Problem
-from bigmachine.systems.ssh.hosts import parse
+from bigmachine.systems.ssh.hosts import HostName, parse
 
 if TYPE_CHECKING:
     import asyncssh
@@ -42,6 +43,9 @@ END_SIGNAL: Final = "USR2"
 """Tells the boot file to end everything at once (`bigmachine.boot`)."""
 TUNNEL_SECONDS: Final = 10.0
 """How long the host's SSH server may take to open a tunnel."""
+
+RETRY_SECONDS: Final = (0.1, 0.3, 0.6, 1.0)
+"""Between attempts to connect, when the server hangs up (MaxStartups)."""
 
 _MAX_SAID_BYTES: Final = 4096
 _PIECE_BYTES: Final = 65536
@@ -117,7 +121,7 @@ class Line:
             HostError: The host cannot be used.
         """
         name = parse(self.order.host)
-        connected = await connect(name, self.order.settings, self._jumps)
+        connected = await self._connect(name)
         self._connection = connected.ssh
         facts, gateway, own = await asyncio.gather(
             self._boot(connected.ssh),
@@ -131,6 +135,17 @@ class Line:
             "address": connected.peer or own,
             "direct": bool(connected.peer),
         }
+
+    async def _connect(self, name: HostName) -> Connected:
+        """Connect; again when the server hangs up: it does at random when many come at once."""
+        for pause in RETRY_SECONDS:
+            try:
+                return await connect(name, self.order.settings, self._jumps)
+            except HostError as error:
+                if error.problem.kind != "dropped":
+                    raise
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+        return await connect(name, self.order.settings, self._jumps)
 
     async def _open_gateway(self, connection: asyncssh.SSHClientConnection) -> str | None:
         """Have the host listen for what its machines want of others; None if that is forbidden."""

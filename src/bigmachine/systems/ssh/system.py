@@ -121,6 +121,7 @@ class SSH(System):
         self._python = python
         self._directory = directory
         self._boards: dict[str, _Held] = {}
+        self._cpus: dict[HostName, int] = {}  # of those that have been up
 
     def __repr__(self) -> str:
         return f"<system ssh hosts={','.join(self._texts)} hosts_file={self._hosts_file}>"
@@ -142,10 +143,8 @@ class SSH(System):
 
     async def launch(self, request: HostRequest) -> AsyncIterator[Host]:
         """Bring up hosts until there is room for the machines; see `System.launch`."""
-        held = self._boards.get(request.cluster)
-        if held is None or held.closing:
-            held = self._boards[request.cluster] = _Held(Board())
-        used = {host.name for host in held.hosts if not host.is_ended}
+        held = self._hold(request.cluster)
+        used = {host.name for host in held.hosts if not host.is_released}
         free = [name for name in self.hosts if name not in used]
         if not free:
             raise self._exhausted(request, [], 0)
@@ -157,6 +156,15 @@ class SSH(System):
             await launch.close()
         if launch.room < request.machines:
             raise self._exhausted(request, launch.problems, launch.room)
+
+    def _hold(self, cluster: str) -> _Held:
+        """Return a cluster's switchboard; a new one where there is none, or it was killed."""
+        held = self._boards.get(cluster)
+        if held is None or held.closing:
+            held = self._boards[cluster] = _Held(Board())
+        elif not held.board.is_alive:
+            held.board = Board()
+        return held
 
     def _exhausted(
         self, request: HostRequest, problems: list[Problem], room: int
@@ -185,6 +193,16 @@ class SSH(System):
             tunnel=self._tunnel,
             boot=boot,
         )
+
+    def expect(self, name: HostName) -> int:
+        """Return how many machines a host will hold, one at least while nothing is known of it."""
+        cpus = self._cpus.get(name)
+        return 1 if cpus is None else self.share(cpus)[0]
+
+    def learn(self, name: HostName, cpus: int) -> tuple[int, int]:
+        """Remember how many processors a host has, and return what `share` makes of it."""
+        self._cpus[name] = cpus
+        return self.share(cpus)
 
     def share(self, cpus: int) -> tuple[int, int]:
         """Return how many machines a host with so many processors holds, and what each has."""
@@ -238,7 +256,7 @@ class _Held:
         self.closing = False
 
     def add(self, host: SSHHost) -> None:
-        self.hosts = [each for each in self.hosts if not each.is_ended]
+        self.hosts = [each for each in self.hosts if not each.is_released]
         self.hosts.append(host)
 
 
@@ -257,16 +275,11 @@ class _Launch:
         """Yield hosts as they come up."""
         waiting = list(names)
         while self.room < self._request.machines:
-            # Each holds one machine at least; how many, it says when it is up.
-            wanted = min(self._request.machines - self.room, AT_ONCE)
-            while waiting and len(self._tasks) < wanted:
-                name = waiting.pop(0)
-                bring_up = self._bring_up(name)
-                self._tasks[asyncio.ensure_future(bring_up)] = name
+            self._begin(waiting)
             if not self._tasks:
                 return
             done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            for task in [each for each in self._tasks if each in done]:
                 host = self._result(task)
                 if host is not None and self.room < self._request.machines:
                     self.room += host.capacity
@@ -274,6 +287,14 @@ class _Launch:
                     yield host
                 elif host is not None:
                     host.kill()
+
+    def _begin(self, waiting: list[HostName]) -> None:
+        """Begin to bring up as many hosts as may be needed, for all that is known of them."""
+        expected = self.room + sum(map(self._system.expect, self._tasks.values()))
+        while waiting and expected < self._request.machines and len(self._tasks) < AT_ONCE:
+            name = waiting.pop(0)
+            expected += self._system.expect(name)
+            self._tasks[asyncio.ensure_future(self._bring_up(name))] = name
 
     def _result(self, task: asyncio.Task[SSHHost]) -> SSHHost | None:
         name = self._tasks.pop(task)
@@ -298,7 +319,7 @@ class _Launch:
             if "problem" in up:
                 raise errors.HostError(Problem.from_mapping(up["problem"]))
             host = SSHHost(name, host_id, line, up["up"], self._held.board.gateway)
-            host.capacity, host.maxprocs = self._system.share(int(up["up"]["facts"]["cpus"]))
+            host.capacity, host.maxprocs = self._system.learn(name, int(host.facts["cpus"]))
             await host.find_way(self._system.tunnel)
         except BaseException:
             line.close()
@@ -345,6 +366,7 @@ class SSHHost(Host):
         self._probe: tuple[float, socket.socket] | None = None
         self._ended: asyncio.Task[Mapping[str, Any] | None] | None = None
         self._cause = ""
+        self._released = False
 
     # The ways to it
 
@@ -421,9 +443,9 @@ class SSHHost(Host):
             self._cause = _cause(message["ended"])
 
     @property
-    def is_ended(self) -> bool:
-        """Whether the host is not held any more."""
-        return self._ended is None or self._ended.done()
+    def is_released(self) -> bool:
+        """Whether the driver has let it go. One whose SSH connection is lost may still be used."""
+        return self._released
 
     async def stop(self, timeout: float) -> None:
         """Wait for the boot file's end, which comes after the supervisor's; then let it go."""
@@ -434,6 +456,7 @@ class SSHHost(Host):
 
     def kill(self) -> None:
         """Have everything on the host ended, at once; see `Host.kill`."""
+        self._released = True
         self._line.release()
 
     async def wait_closed(self) -> None:
