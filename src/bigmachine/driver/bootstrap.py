@@ -23,7 +23,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.addresses import Address
 from bigmachine.errors import BigmachineError, ProvisionError, UsageError
@@ -35,9 +35,10 @@ from bigmachine.image.runtime import layers_for
 from bigmachine.wire import frames
 
 if TYPE_CHECKING:
+    from bigmachine.image.listing import Layer
     from bigmachine.systems.base import Host
 
-__all__ = ["BOOT_TARGET", "Facts", "RuntimeLayer", "bootstrap"]
+__all__ = ["BOOT_TARGET", "Facts", "bootstrap"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,32 +70,11 @@ _REMEDIES: Final = {
 }
 
 
-class RuntimeLayer(Protocol):
-    """What is asked of a layer here; see `bigmachine.image.build.Layer`."""
-
-    @property
-    def name(self) -> str:
-        """What it is, for a person."""
-
-    @property
-    def digest(self) -> str:
-        """Its name by content."""
-
-    @property
-    def listing(self) -> bytes:
-        """What is in it."""
-
-    def read_pack(self, number: int) -> bytes:
-        """Return one of its packs."""
-
-    def __hash__(self) -> int: ...
-
-
 Facts = Mapping[str, Any]
 """What the boot file says of its host: ``python``, ``platform``, ``cpus``, ``memory``, ``time``,
 ``directory``."""
 
-Layers = Sequence[RuntimeLayer]
+Layers = Sequence["Layer"]
 
 
 async def bootstrap(
@@ -232,7 +212,7 @@ class _Bootstrap:
             layer = by_digest[digest]
             logger.info("%s is sent %s", self._host.id, layer.name)
             for number in numbers:
-                data = await asyncio.to_thread(self._read, layer, number)
+                data = await self._read(layer, number)
                 message = {"layer": digest, "pack": number, "bytes": len(data)}
                 await link.send(message, data)
         ready = self._checked(await link.receive())["ready"]
@@ -240,7 +220,7 @@ class _Bootstrap:
         return HostReady(**ready)
 
     async def _offer(
-        self, link: _Link, layers: Layers, shipped: RuntimeLayer | None = None
+        self, link: _Link, layers: Layers, shipped: Layer | None = None
     ) -> dict[str, Any]:
         data = zlib.compress(b"".join(layer.listing for layer in layers), 6)
         offer = {
@@ -256,7 +236,7 @@ class _Bootstrap:
         await link.send(offer, data)
         return self._checked(await link.receive())
 
-    async def _layers_for(self, facts: Facts, platform: Platform) -> list[RuntimeLayer]:
+    async def _layers_for(self, facts: Facts, platform: Platform) -> list[Layer]:
         """Return the runtime for this host."""
         layers = list(self._layers(facts) if callable(self._layers) else self._layers)
         if platform.runs_what_is_made_for(Platform.here()):
@@ -269,7 +249,7 @@ class _Bootstrap:
                 "use hosts of the driver's own kind, or run the driver on one of theirs",
             ) from error
 
-    async def _ship(self, facts: Facts, platform: Platform) -> RuntimeLayer:
+    async def _ship(self, facts: Facts, platform: Platform) -> Layer:
         """Return a layer with the interpreter that the host has not."""
         wanted = "{}.{}".format(*self._python)
         candidates = facts["python"]["candidates"]
@@ -284,9 +264,10 @@ class _Bootstrap:
         except (UsageError, OSError) as error:
             raise self._failure(f"{error}; what was found there: {found}", remedy) from error
 
-    def _read(self, layer: RuntimeLayer, number: int) -> bytes:
+    async def _read(self, layer: Layer, number: int) -> bytes:
         try:
-            return _compressed(layer, number)
+            data: bytes = await asyncio.to_thread(_compressed, layer, number)  # type: ignore[arg-type]
+            return data
         except OSError as error:
             raise self._failure(
                 f"{layer.name} cannot be read here: {error}", "start the program again"
@@ -344,9 +325,10 @@ class _Bootstrap:
 
 
 @lru_cache(_KEPT_PACKS)
-def _compressed(layer: RuntimeLayer, number: int) -> bytes:
+def _compressed(layer: Any, number: int) -> bytes:
     """Return a pack as it travels; many hosts come up at the same time, and want the same."""
-    return zlib.compress(layer.read_pack(number), 6)
+    data: bytes = layer.read_pack(number)
+    return zlib.compress(data, 6)
 
 
 class _Link:
