@@ -13,8 +13,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 SBIN = "/usr/sbin:/usr/local/sbin:/sbin"
 START_SECONDS = 10.0
+_homes: set[str] = set()  # of all servers there have been
+
+
+def boots() -> list[psutil.Process]:
+    """Return the boot files that run, fed by these servers."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any("bigmachine_boot" in word for word in process.info["cmdline"] or ()):
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("HOME") in _homes:
+                    found.append(process)
+    return found
 
 
 def find_sshd() -> str | None:
@@ -67,8 +81,6 @@ class Server:
 
     def kill_sessions(self) -> None:
         """Break all connections, as a host does that goes down."""
-        import psutil
-
         for child in psutil.Process(self.process.pid).children(recursive=True):
             if "sshd" in child.name():
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -102,6 +114,7 @@ def serving(directory: Path, *settings: str, keys: Keys | None = None) -> Iterat
     assert program is not None
     directory.mkdir(exist_ok=True)
     (directory / "home").mkdir()
+    _homes.add(str(directory / "home"))
     keys = keys or Keys(directory)
     port = free_port()
     config = directory / "sshd_config"

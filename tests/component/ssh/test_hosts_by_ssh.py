@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
-from sshd import Server, free_port, make_key, serving
+from sshd import Server, boots, free_port, make_key, serving
 
 from bigmachine.addresses import Address
 from bigmachine.driver.bootstrap import bootstrap
@@ -106,17 +106,7 @@ async def hosts_of(system: SSH, request: HostRequest) -> AsyncIterator[list[SSHH
             host.kill()
         system.abandon(request.cluster)
         await system.shutdown()
-        assert not boots(), "the boot file has ended with the cluster"
-
-
-def boots(port: int | None = None) -> list[psutil.Process]:
-    """Return the boot files that run below SSH servers."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if any("bigmachine_boot" in word for word in command):
-            found.append(process)
-    return found
+        await until(lambda: not boots())
 
 
 async def until(condition: Callable[[], bool], seconds: float = END_SECONDS) -> None:

@@ -58,9 +58,14 @@ class Board:
         """The switchboard's process."""
         return self._process.pid
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process runs."""
+    async def is_alive(self) -> bool:
+        """Return whether the process serves; its exit status may come later than its end."""
+        from bigmachine.rpc.dialer import connect_unix
+
+        try:
+            (await connect_unix(self._path)).close()
+        except OSError:
+            return False
         return self._process.poll() is None
 
     async def order(self, order: Order) -> LineHolder:

@@ -143,7 +143,7 @@ class SSH(System):
 
     async def launch(self, request: HostRequest) -> AsyncIterator[Host]:
         """Bring up hosts until there is room for the machines; see `System.launch`."""
-        held = self._hold(request.cluster)
+        held = await self._hold(request.cluster)
         used = {host.name for host in held.hosts if not host.is_released}
         free = [name for name in self.hosts if name not in used]
         if not free:
@@ -157,12 +157,13 @@ class SSH(System):
         if launch.room < request.machines:
             raise self._exhausted(request, launch.problems, launch.room)
 
-    def _hold(self, cluster: str) -> _Held:
+    async def _hold(self, cluster: str) -> _Held:
         """Return a cluster's switchboard; a new one where there is none, or it was killed."""
         held = self._boards.get(cluster)
         if held is None or held.closing:
             held = self._boards[cluster] = _Held(Board())
-        elif not held.board.is_alive:
+        elif not await held.board.is_alive():
+            await held.board.close(0.0)
             held.board = Board()
         return held
 
