@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bigmachine.host.messages import Program
     from bigmachine.image.build import Image
     from bigmachine.image.listing import Layer
+    from bigmachine.image.platforms import Platform
     from bigmachine.rpc.dialer import Dialer
     from bigmachine.security.credentials import Credentials
     from bigmachine.systems.base import Host, System
@@ -71,6 +72,7 @@ class Abroad:
         self._dialer = dialer
         self._own: asyncio.Task[Image] | None = None
         self._runtime_layers: asyncio.Task[Sequence[Layer]] | None = None
+        self._images: dict[tuple[str, Platform], asyncio.Task[Image]] = {}
         self._servers: dict[str, ImageServer] = {}
         self._keeper: Keeper | None = None
         self._hosts: dict[str, _Settled] = {}
@@ -158,8 +160,8 @@ class Abroad:
         """
         from bigmachine.image.manifest import map_path
 
-        server = await self._server(orders.image)
         host = self._hosts[link.host.id]
+        server = await self._server(orders.image, host.facts)
         prepared = await server.provide(link.control, host.address, link.host.id)
         manifest = server.image.manifest
 
@@ -207,18 +209,34 @@ class Abroad:
             direct=host.direct,
         )
 
-    async def _server(self, image: Image | None) -> ImageServer:
+    async def _server(self, image: Image | None, facts: Mapping[str, Any]) -> ImageServer:
+        """Return what serves an image to hosts of one kind."""
+        from bigmachine.driver.images import ImageServer
+        from bigmachine.image.platforms import Platform
+
         if image is None:
             assert self._own is not None
             image = await asyncio.shield(self._own)
-        server = self._servers.get(image.digest)
-        if server is None:
-            from bigmachine.driver.images import ImageServer
-
-            server = self._servers[image.digest] = ImageServer(
-                self._runtime, image, system=self._system.name
+        platform = Platform.from_mapping(facts["platform"], image.manifest.python)
+        key = (image.digest, platform)
+        if key not in self._images:
+            self._images[key] = self._runtime.start_task(
+                self._runtime.in_background(partial(_adapt, image, platform), "adapt"), "adapt"
             )
+        adapted = await asyncio.shield(self._images[key])
+        server = self._servers.get(adapted.digest)
+        if server is None:
+            server = ImageServer(self._runtime, adapted, system=self._system.name)
+            self._servers[adapted.digest] = server
         return server
+
+
+def _adapt(image: Image, platform: Platform) -> Image:
+    from bigmachine.image.foreign import adapt
+    from bigmachine.image.index import default_directory
+
+    directory = posixpath.join(posixpath.dirname(default_directory()), "platforms")
+    return adapt(image, platform, directory)
 
 
 def _runtime_layers() -> Sequence[Layer]:

@@ -8,10 +8,12 @@ the choice that the user has.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
@@ -37,7 +39,7 @@ def resolve(
     Args:
         wanted: Names and versions.
         platform: Where they are to run.
-        directory: Where they are put, each in a directory of its own.
+        directory: Where they are put, and kept for the next time.
 
     Returns:
         For each name the directory that corresponds to its ``site-packages``.
@@ -45,13 +47,17 @@ def resolve(
     Raises:
         ProvisionError: One or more cannot be had. All are named.
     """
-    uv = find_uv(platform)
     jobs = sorted(set(wanted))
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="bigmachine-uv") as pool:
-        problems = list(pool.map(lambda job: _install(uv, job, platform, directory), jobs))
+    places = {job: _place(job, platform, directory) for job in jobs}
+    lacking = [job for job in jobs if not os.path.isdir(places[job])]
+    problems: list[str] = []
+    if lacking:
+        uv = find_uv(platform)
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="bigmachine-uv") as pool:
+            problems = list(pool.map(lambda job: _install(uv, job, platform, places[job]), lacking))
     missing = [
         f"{name}=={version} ({problem})"
-        for (name, version), problem in zip(jobs, problems, strict=True)
+        for (name, version), problem in zip(lacking, problems, strict=True)
         if problem
     ]
     if missing:
@@ -61,11 +67,15 @@ def resolve(
             system="image",
             requested=len(jobs),
             started=len(jobs) - len(missing),
-            answer="; ".join(filter(None, problems)),
             remedy="use a version that is published as a wheel for that platform, leave the "
             "distribution out of the image, or use hosts of the driver's own platform",
         )
-    return {name: os.path.join(directory, name) for name, _ in jobs}
+    return {name: places[name, version] for name, version in jobs}
+
+
+def _place(job: tuple[str, str], platform: Platform, directory: str) -> str:
+    kind = f"{platform.uv_name}-py{platform.python[0]}.{platform.python[1]}"
+    return os.path.join(directory, kind, "-".join(job))
 
 
 def find_uv(platform: Platform) -> str:
@@ -94,9 +104,19 @@ def find_uv(platform: Platform) -> str:
     )
 
 
-def _install(uv: str, job: tuple[str, str], platform: Platform, directory: str) -> str:
+def _install(uv: str, job: tuple[str, str], platform: Platform, place: str) -> str:
     """Unpack one distribution; return why that failed, or ""."""
     name, version = job
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(place), prefix=".new-") as directory:
+        problem = _run(uv, f"{name}=={version}", platform, os.path.join(directory, "new"))
+        if not problem:
+            with contextlib.suppress(OSError):  # somebody else was faster
+                os.rename(os.path.join(directory, "new"), place)
+    return problem
+
+
+def _run(uv: str, requirement: str, platform: Platform, target: str) -> str:
     command = [
         uv,
         "pip",
@@ -108,8 +128,8 @@ def _install(uv: str, job: tuple[str, str], platform: Platform, directory: str) 
         f"--python={sys.executable}",
         f"--python-platform={platform.uv_name}",
         f"--python-version={platform.python[0]}.{platform.python[1]}",
-        f"--target={os.path.join(directory, name)}",
-        f"{name}=={version}",
+        f"--target={target}",
+        requirement,
     ]
     try:
         done = subprocess.run(
