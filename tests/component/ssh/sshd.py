@@ -36,6 +36,17 @@ def find_sshd() -> str | None:
     return shutil.which("sshd", path=os.pathsep.join((os.environ.get("PATH", ""), SBIN)))
 
 
+def install_sshd() -> bool:
+    """Install OpenSSH's server where this is a run of CI that may; return whether it is there."""
+    if os.environ.get("CI") != "true" or os.getuid() != 0 or not shutil.which("apt-get"):
+        return False
+    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "openssh-server"]
+    for command in (["apt-get", "update", "-qq"], install):
+        subprocess.run(command, env=environ, check=False, stdout=subprocess.DEVNULL)
+    return find_sshd() is not None
+
+
 @dataclass
 class Keys:
     """A user's key and a host's, and the files that say so."""
