@@ -1,7 +1,7 @@
 # The two that a newcomer needs:
 #
 #   make demo     prints pi, computed by machines of this host
-#   make test     runs all tests on every Python from 3.11 to 3.13 that this machine has
+#   make test     runs the tests on every Python from 3.11 to 3.13 that this machine has
 #
 # and the others:
 #
@@ -16,8 +16,11 @@
 
 PYTHON ?=
 TESTS ?= tests
-MARKS ?=
 PYTEST ?= -m pytest
+
+# Where it is set, each of the thousand processes of a run compiles the library again.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTEST
 
 # The first Python found, for what needs only one.
 first = .ci/pythons $(PYTHON) 2>/dev/null | sed -n '1s/^[^ ]* //p'
@@ -33,21 +36,28 @@ pyright = PYRIGHT_PYTHON_CACHE_DIR=.venv/pyright PYRIGHT_PYTHON_IGNORE_WARNINGS=
 demo: .venv/installed
 	.venv/bin/python examples/bigpi.py
 
-# Each Python in an environment of its own; all are run, whatever the first ones gave. The tests on
-# hosts of their own are run on the first one only: they take their time, and test no Python.
-test:
-	@found=$$(.ci/pythons $(PYTHON)) || exit 1; failed=; marks=; \
+# Brings about something for each Python that there is, whatever came of those before it.
+each = found=$$(.ci/pythons $(PYTHON)) || exit 1; failed=; versions=; \
 	for version in $$(echo "$$found" | cut -d ' ' -f 1); do \
-	    $(MAKE) --no-print-directory test-$$version PYTHON="$$(echo "$$found" | sed -n "s/^$$version //p")" \
-	        MARKS="$$marks" \
-	        || failed="$$failed $$version"; \
-	    marks="not hosts"; \
+	    $(MAKE) --no-print-directory $(1) PYTHON="$$(echo "$$found" | sed -n "s/^$$version //p")" \
+	        && versions="$$versions $$version" || failed="$$failed $$version"; \
 	done; \
-	[ -z "$$failed" ] || { echo "tests failed on Python$$failed"; exit 1; }
+	[ -z "$$failed" ] || { echo "failed on Python$$failed"; false; }
+
+# Each Python has an environment of its own. All tests run side by side (.ci/tests); some, which
+# TESTS chooses, on one Python after the other.
+ifeq ($(TESTS),tests)
+test:
+	@$(call each,.venv-$$version/installed); failed=$$?; \
+	[ -n "$$versions" ] && .ci/tests $$versions && exit $$failed
+else
+test:
+	@$(call each,test-$$version)
+endif
 
 test-%: .venv-%/installed
 	@echo "Python $*"
-	.venv-$*/bin/python $(PYTEST) -m "$(MARKS)" $(TESTS)
+	.venv-$*/bin/python $(PYTEST) $(TESTS)
 
 quick:
 	@found=$$(.ci/pythons $(PYTHON) 2>/dev/null | head -1) && [ -n "$$found" ] || exec .ci/pythons $(PYTHON); \

@@ -73,7 +73,7 @@ def check_busy(tmp_path: Path, seconds: float, keepalive: float) -> None:
 
 
 def test_machines_that_hold_the_lock_live_and_their_supervisor_answers(tmp_path: Path) -> None:
-    check_busy(tmp_path, 4.0, 0.5)
+    check_busy(tmp_path, 2.5, 0.3)
 
 
 @pytest.mark.slow

@@ -94,6 +94,7 @@ def run_cells(cells: list[tuple[str, str]]) -> None:
             check_printed("".join(printed), shown)
 
 
+@pytest.mark.slow  # together; what they show is tested on every Python elsewhere
 @pytest.mark.parametrize("section", sections())
 def test_a_section_of_the_tutorial_does_what_it_shows(
     section: str, tmp_path: Path, run_program: RunProgram
