@@ -230,9 +230,11 @@ class Cluster:
         )
         with self._building:
             self._check_usable()
-            if self._built is None and self._system.transport == "unix":
+            if self._built is None:
                 # While its processes come up, this one imports what talks to them.
-                self._system.begin(self._name, host_config(self._name, self._system, self._program))
+                is_simple = self._system.transport == "unix"  # and needs no credentials
+                config = host_config(self._name, self._system, self._program) if is_simple else None
+                self._system.begin(self._name, config)
             handles = self._behind.start(indexes, orders)
         return Machines([self._behind.keep(Machine(handle, table)) for handle in handles])
 

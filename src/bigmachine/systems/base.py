@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from bigmachine.systems.checks import Check, Leftover
+
 __all__ = ["MISSING", "Host", "HostRequest", "Keepalive", "Option", "System"]
 
 logger = logging.getLogger(__name__)
@@ -238,16 +240,18 @@ class System(ABC):
             ProvisionError: Not all could be had. Those already yielded stay in use.
         """
 
-    def begin(self, cluster: str, boot: Mapping[str, Any]) -> None:  # noqa: B027  few have anything
+    def begin(  # noqa: B027  few have anything
+        self, cluster: str, boot: Mapping[str, Any] | None
+    ) -> None:
         """Begin to launch the first host, while the driver still imports what talks to it.
 
-        Called in the program's own thread, right before the first `launch` for the cluster, where
-        ``transport`` is ``"unix"``; must not block nor raise what `launch` will raise. The default
-        does nothing.
+        Called in the program's own thread, right before the first `launch` for the cluster; must
+        not block nor raise what `launch` will raise. The default does nothing.
 
         Args:
             cluster: The cluster's name, as `HostRequest.cluster` will have it.
-            boot: What the supervisor is to be given, as `HostRequest.boot` will return it.
+            boot: What the supervisor is to be given, as `HostRequest.boot` will return it; None
+                where ``transport`` is ``"tls"``, for there are no credentials yet.
         """
 
     def abandon(self, cluster: str) -> None:  # noqa: B027  few have anything to end
@@ -299,6 +303,37 @@ class System(ABC):
         """
         del host, path
         return None
+
+    async def doctor(self) -> AsyncIterator[Check]:
+        """Look whether the system can do what it is for, and yield each thing that was looked at.
+
+        ``bigmachine doctor`` prints it (`systems.checks`). Nothing is launched for it, nor left.
+        What it raises is printed as a check that failed. The default looks at nothing.
+        """
+        for check in ():
+            yield check
+
+    async def gc(self, *, dry_run: bool) -> AsyncIterator[Leftover]:
+        """Find what drivers have left that are gone, end it, and yield each thing that was found.
+
+        Only what this user's drivers have left on this computer, or what they have launched from
+        it: write `systems.origin.Origin.here` on whatever is launched, and touch nothing whose
+        origin is not ``GONE``. The default finds nothing.
+
+        Args:
+            dry_run: Only find it.
+        """
+        del dry_run
+        for leftover in ():
+            yield leftover
+
+    def recorded(self) -> Mapping[str, Any]:
+        """Return those options with which a later ``bigmachine gc`` finds what is left of this one.
+
+        The driver keeps them in a file of this user's while its cluster is open: where to look (a
+        region), never a secret. They fit into JSON, and `gc` makes a system with them.
+        """
+        return {}
 
     @classmethod
     def options(cls) -> Mapping[str, Option]:

@@ -75,9 +75,9 @@ class Local(System):
     def __repr__(self) -> str:
         return f"<system local transport={self.transport} start_method={self.start_method}>"
 
-    def begin(self, cluster: str, boot: Mapping[str, Any]) -> None:
+    def begin(self, cluster: str, boot: Mapping[str, Any] | None) -> None:
         """Start the supervisor's process; see `System.begin`."""
-        if cluster in self._begun:
+        if boot is None or cluster in self._begun:
             return
         host = LocalHost()
         try:

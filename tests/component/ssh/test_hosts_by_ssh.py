@@ -198,6 +198,19 @@ async def test_a_host_that_fails_does_not_stop_the_others(server: Server):
     await system.shutdown()
 
 
+def test_a_switchboard_that_was_begun_for_nothing_ends(server: Server):
+    system = system_of(server)
+    system.begin("c-1", None)
+    [switchboard] = [
+        each
+        for each in psutil.Process().children()
+        if "ssh.switchboard" in " ".join(each.cmdline())
+    ]
+    system.abandon("c-1")
+    asyncio.run(system.shutdown())
+    assert not switchboard.is_running()
+
+
 @in_loop
 async def test_every_host_that_fails_says_why(server: Server, tmp_path: Path):
     closed = f"127.0.0.1:{free_port()}"

@@ -141,6 +141,13 @@ class SSH(System):
         """How they are connected to."""
         return self._settings
 
+    def begin(self, cluster: str, boot: Mapping[str, Any] | None) -> None:
+        """Start the switchboard's process; see `System.begin`."""
+        del boot
+        if cluster not in self._boards:
+            with contextlib.suppress(ProvisionError, OSError):  # launch will meet it too
+                self._boards[cluster] = _Held(Board())
+
     async def launch(self, request: HostRequest) -> AsyncIterator[Host]:
         """Bring up hosts until there is room for the machines; see `System.launch`."""
         held = await self._hold(request.cluster)
