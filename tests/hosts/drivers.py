@@ -1,8 +1,8 @@
 """Programs that are run on test hosts: in environments of their own, with only the system changed.
 
-An environment has bigmachine, installed as it is for these tests, and what a test names, no more:
-the image of it is what travels. Its files are hard links to those of the environment that the tests
-run in, so making one costs no time, and what is built of it has the same content at each run.
+An environment has bigmachine, as a wheel would install it, and what a test names, no more: its
+image is what travels. What is not bigmachine's are hard links to the files of the environment that
+the tests run in, so making one costs no time.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import sys
 import sysconfig
 import textwrap
@@ -24,11 +25,14 @@ from typing import Final
 import psutil
 from packaging.requirements import Requirement
 
+import bigmachine
+
 from ..programs.driven import PRELUDE, Driven
 from .host import LabHost
 from .lab import Lab
 
-ALWAYS: Final = ("bigmachine", "asyncssh", "zstandard", "pathspec")
+ALWAYS: Final = ("asyncssh", "cloudpickle", "cryptography", "pathspec", "psutil", "zstandard")
+"""What bigmachine needs here, as far as it is installed."""
 
 
 class Environment:
@@ -47,6 +51,7 @@ class Environment:
         self.site_packages = directory / "lib" / folder / "site-packages"
         for name in _with_requirements([*ALWAYS, *names]):
             self._link(metadata.distribution(name))
+        self._install_bigmachine()
 
     def install_editable(self, project: Path, name: str, script: str, target: str) -> None:
         """Install a project with its sources in ``src`` as ``pip install --editable`` does.
@@ -69,10 +74,7 @@ class Environment:
         }
         for file, text in files.items():
             info.joinpath(file).write_text(text, "utf-8")
-        names = [f"{info.name}/{file}" for file in (*files, "RECORD")] + [f"_{name}.pth"]
-        info.joinpath("RECORD").write_text(
-            "".join(f"{each},,\n" for each in [*names, f"../../../bin/{script}"]), "utf-8"
-        )
+        _write_record(info, [f"_{name}.pth", f"../../../bin/{script}"])
         self.write_script(script, target)
 
     def write_script(self, script: str, target: str) -> None:
@@ -85,6 +87,22 @@ class Environment:
             "utf-8",
         )
         path.chmod(0o755)
+
+    def _install_bigmachine(self) -> None:
+        """Install a copy: the sources may change while tests run."""
+        source = Path(bigmachine.__file__).parent
+        package = self.site_packages / "bigmachine"
+        ignored = shutil.ignore_patterns("__pycache__", ".*")
+        shutil.copytree(source, package, ignore=ignored)
+        installed = metadata.distribution("bigmachine")
+        info = self.site_packages / f"bigmachine-{installed.version}.dist-info"
+        info.mkdir()
+        for file in ("METADATA", "entry_points.txt", "WHEEL", "INSTALLER"):
+            info.joinpath(file).write_text(installed.read_text(file) or "", "utf-8")
+        files = (path for path in sorted(package.rglob("*")) if path.is_file())
+        names = [path.relative_to(self.site_packages).as_posix() for path in files]
+        _write_record(info, [*names, "../../../bin/bigmachine"])
+        self.write_script("bigmachine", "bigmachine.cli:main")
 
     def _link(self, distribution: metadata.Distribution) -> None:
         """Have the files of a distribution here, too."""
@@ -99,6 +117,12 @@ class Environment:
                 os.link(source, target)
             except OSError:  # another file system
                 target.write_bytes(source.read_bytes())
+
+
+def _write_record(info: Path, names: Iterable[str]) -> None:
+    """Say what an installed distribution consists of, beside its own metadata."""
+    own = [f"{info.name}/{path.name}" for path in info.iterdir()] + [f"{info.name}/RECORD"]
+    info.joinpath("RECORD").write_text("".join(f"{each},,\n" for each in [*names, *own]), "utf-8")
 
 
 def _with_requirements(names: Iterable[str]) -> list[str]:
@@ -220,21 +244,25 @@ class Drivers:
         return Result(driver.stdout, driver.stderr, seconds)
 
 
-def left_on(host: LabHost) -> list[str]:
+def left_on(host: LabHost, *, ports: bool = True) -> list[str]:
     """What bigmachine has left on a host: processes, ports and files, but for its cache."""
+    cache = "/home/worker/.cache"
+    passing = tuple(f"{cache}/bigmachine/{name}/" for name in ("clusters", "tmp"))
     processes = [" ".join(_cmdline(each))[:200] for each in host.processes()]
-    files = [path for path in host.files() if not path.startswith("/home/worker/.cache")]
-    own = "/home/worker/.cache/bigmachine/"
-    cached = [path for path in host.files() if path.startswith(f"{own}clusters/")]
-    cached += [path for path in host.files() if path.startswith(f"{own}tmp/")]
-    ports = [f"port {port}" for port in host.listening()]
-    return [each for each in processes if each] + ports + files + cached
+    files = [path for path in host.files() if not path.startswith(cache)]
+    files += [path for path in host.files() if path.startswith(passing)]
+    listening = [f"port {port}" for port in host.listening()] if ports else []
+    return [each for each in processes if each] + listening + files
 
 
-def assert_clean(hosts: Sequence[LabHost], timeout: float) -> None:
+def assert_clean(hosts: Sequence[LabHost], timeout: float, *, ports: bool = True) -> None:
     """Wait until nothing is left on hosts, at most for some seconds."""
     deadline = time.monotonic() + timeout
-    while left := {host.name: found for host in hosts if host.is_up and (found := left_on(host))}:
+    while True:
+        found = {host.name: left_on(host, ports=ports) for host in hosts if host.is_up}
+        left = {name: what for name, what in found.items() if what}
+        if not left:
+            return
         assert time.monotonic() < deadline, f"left after {timeout} s: {left}"
         time.sleep(0.05)
 

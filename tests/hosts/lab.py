@@ -132,6 +132,7 @@ class Lab:
 
     def close(self) -> None:
         """End everything."""
+        self.end_hosts()
         self.network.close()
 
     def _start(self, root: Path, options: HostOptions, user: str) -> LabHost:
