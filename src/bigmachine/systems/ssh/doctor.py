@@ -13,10 +13,10 @@ import shlex
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.systems.bootfile import OLDEST_PYTHON
+from bigmachine.systems.checks import Check, Verdict
 from bigmachine.systems.ssh import errors
 from bigmachine.systems.ssh.connect import Connected, Jumps, connect
 from bigmachine.systems.ssh.errors import HostError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bigmachine.systems.ssh.hosts import HostName
     from bigmachine.systems.ssh.system import SSH
 
-__all__ = ["Finding", "diagnose"]
+__all__ = ["diagnose"]
 
 AT_ONCE: Final = 16
 LOOK_SECONDS: Final = 15.0
@@ -62,39 +62,20 @@ sys.stdin.read()
 _MARK: Final = "bigmachine-doctor "
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        subject: The host.
-        check: What was looked at: ``"login"``, ``"python"``, ``"disk"``, ``"clock"``, ``"ways"``.
-        ok: Whether it is as it has to be; None: it works, and could be better.
-        text: What was found.
-        remedy: What to do about it; "" where there is no need.
-    """
-
-    subject: str
-    check: str
-    ok: bool | None
-    text: str
-    remedy: str = ""
-
-
-async def diagnose(system: SSH) -> AsyncIterator[Finding]:
-    """Look at all hosts of a system, side by side, and yield what is found in their order."""
+async def diagnose(system: SSH) -> AsyncIterator[Check]:
+    """Look at all hosts of a system, side by side, and yield what is seen in their order."""
     jumps = Jumps()
     turns = asyncio.Semaphore(AT_ONCE)
 
-    async def look(name: HostName) -> list[Finding]:
+    async def look(name: HostName) -> list[Check]:
         async with turns:
             return await _look_at(system, name, jumps)
 
     tasks = [asyncio.ensure_future(look(name)) for name in system.hosts]
     try:
         for task in tasks:
-            for finding in await task:
-                yield finding
+            for check in await task:
+                yield check
     finally:
         for task in tasks:
             task.cancel()
@@ -102,7 +83,7 @@ async def diagnose(system: SSH) -> AsyncIterator[Finding]:
         jumps.close()
 
 
-async def _look_at(system: SSH, name: HostName, jumps: Jumps) -> list[Finding]:
+async def _look_at(system: SSH, name: HostName, jumps: Jumps) -> list[Check]:
     begun = time.monotonic()
     try:
         connected = await connect(name, system.settings, jumps)
@@ -110,9 +91,7 @@ async def _look_at(system: SSH, name: HostName, jumps: Jumps) -> list[Finding]:
         return [_of(name, "login", error)]
     user = connected.ssh.get_extra_info("username")
     seconds = time.monotonic() - begun
-    login = Finding(
-        subject=name.text, check="login", ok=True, text=f"as {user}, in {seconds:.2f} s"
-    )
+    login = Check.ok("login", f"as {user}, in {seconds:.2f} s", subject=name.text)
     try:
         async with asyncio.timeout(LOOK_SECONDS):
             inside = await _look_inside(system, name, connected)
@@ -127,7 +106,7 @@ async def _look_at(system: SSH, name: HostName, jumps: Jumps) -> list[Finding]:
     return [login, *inside]
 
 
-async def _look_inside(system: SSH, name: HostName, connected: Connected) -> list[Finding]:
+async def _look_inside(system: SSH, name: HostName, connected: Connected) -> list[Check]:
     same = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     program = _LOOK.format(directory=system.directory or "", same=same)
     command = f"exec {shlex.quote(system.python)} -c {shlex.quote(f'exec({program!r})')}"
@@ -153,37 +132,29 @@ async def _look_inside(system: SSH, name: HostName, connected: Connected) -> lis
     ]
 
 
-def _of(name: HostName, check: str, error: HostError) -> Finding:
+def _of(name: HostName, check: str, error: HostError) -> Check:
     problem = error.problem
     answer = f" ({problem.answer})" if problem.answer else ""
-    return Finding(
-        subject=name.text, check=check, ok=False, text=problem.what + answer, remedy=problem.remedy
-    )
+    return Check.fail(check, problem.what + answer, problem.remedy, subject=name.text)
 
 
-def _python(system: SSH, name: HostName, seen: Mapping[str, Any], same: str) -> Finding:
+def _python(system: SSH, name: HostName, seen: Mapping[str, Any], same: str) -> Check:
     version = ".".join(map(str, seen["python"]))
     text = f"{system.python} is Python {version}, {seen['cpus']} processors"
     if tuple(seen["python"][:2]) < OLDEST_PYTHON:
-        return Finding(
-            subject=name.text,
-            check="python",
-            ok=False,
-            text=text,
-            remedy=f"Python {errors.OLDEST} or newer is needed: python=/path/to/python3",
-        )
+        remedy = f"Python {errors.OLDEST} or newer is needed: python=/path/to/python3"
+        return Check.fail("python", text, remedy, subject=name.text)
     if seen["same"] or seen["python"][:2] == list(sys.version_info[:2]):
-        return Finding(subject=name.text, check="python", ok=True, text=text)
-    return Finding(
+        return Check.ok("python", text, subject=name.text)
+    return Check.warn(
+        "python",
+        f"{text}; there is no {same} in its PATH, as the program runs with",
+        f"install {same} there, else this one's interpreter has to fit and be sent",
         subject=name.text,
-        check="python",
-        ok=None,
-        text=f"{text}; there is no {same} in its PATH, as the program runs with",
-        remedy=f"install {same} there, else this one's interpreter has to fit and be sent",
     )
 
 
-def _disk(name: HostName, seen: Mapping[str, Any]) -> Finding:
+def _disk(name: HostName, seen: Mapping[str, Any]) -> Check:
     free = f"{seen['free'] / 1e9:.1f} GB free in {seen['base']}"
     faults = [
         text
@@ -193,30 +164,28 @@ def _disk(name: HostName, seen: Mapping[str, Any]) -> Finding:
         )
         if there
     ]
-    little = seen["free"] < _LITTLE_BYTES
-    return Finding(
-        subject=name.text,
-        check="disk",
-        ok=False if faults else None if little else True,
-        text=", ".join((free, *faults)),
-        remedy="name another directory with directory=" if faults or little else "",
-    )
+    text = ", ".join((free, *faults))
+    if not faults and seen["free"] >= _LITTLE_BYTES:
+        return Check.ok("disk", text, subject=name.text)
+    verdict = Verdict.FAIL if faults else Verdict.WARN
+    remedy = "make room there, or name another directory with directory="
+    return Check(name="disk", verdict=verdict, seen=text, remedy=remedy, subject=name.text)
 
 
-def _clock(name: HostName, ahead: float) -> Finding:
+def _clock(name: HostName, ahead: float) -> Check:
     off = abs(ahead)
     if off < _NOTABLE_CLOCK_SECONDS:
-        return Finding(subject=name.text, check="clock", ok=True, text=f"right to {off:.1f} s")
-    return Finding(
-        subject=name.text,
-        check="clock",
-        ok=None if off < _WRONG_CLOCK_SECONDS else False,
-        text=f"{off:.0f} s {'ahead' if ahead > 0 else 'behind'}",
+        return Check.ok("clock", f"right to {off:.1f} s", subject=name.text)
+    return Check(
+        name="clock",
+        verdict=Verdict.WARN if off < _WRONG_CLOCK_SECONDS else Verdict.FAIL,
+        seen=f"{off:.0f} s {'ahead' if ahead > 0 else 'behind'}",
         remedy="set it: timedatectl set-ntp true",
+        subject=name.text,
     )
 
 
-async def _ways(system: SSH, name: HostName, connected: Connected, port: int) -> Finding:
+async def _ways(system: SSH, name: HostName, connected: Connected, port: int) -> Check:
     """Try to reach a port of the host directly, and through the connection, both ways."""
     direct = "" if connected.peer else "it is behind another host"
     if not direct:
@@ -224,18 +193,23 @@ async def _ways(system: SSH, name: HostName, connected: Connected, port: int) ->
     tunnel = await _try_tunnel(connected, port)
     text = "directly" if not direct else f"not directly ({direct})"
     text += ", by tunnel" if not tunnel else f", not by tunnel ({tunnel})"
-    wanted = {"auto": not direct or not tunnel, "always": not tunnel, "never": not direct}
-    return Finding(
+    enough = {"auto": not direct or not tunnel, "always": not tunnel, "never": not direct}
+    if not enough[system.tunnel]:
+        verdict = Verdict.FAIL
+    else:
+        verdict = Verdict.WARN if tunnel and system.tunnel != "never" else Verdict.OK
+    remedy = (
+        "set AllowTcpForwarding yes in its sshd_config: hosts that do not reach each other "
+        "directly do it through this computer"
+        if tunnel
+        else "open the ports to this computer, or let tunnel= be 'auto'"
+    )
+    return Check(
+        name="ways",
+        verdict=verdict,
+        seen=f"reached {text}",
+        remedy="" if verdict is Verdict.OK else remedy,
         subject=name.text,
-        check="ways",
-        ok=(True if not tunnel or system.tunnel == "never" else None)
-        if wanted[system.tunnel]
-        else False,
-        text=f"reached {text}",
-        remedy=""
-        if not tunnel
-        else "set AllowTcpForwarding yes in its sshd_config, so that hosts which do not reach each "
-        "other directly can do it through this computer",
     )
 
 

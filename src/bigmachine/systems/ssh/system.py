@@ -30,6 +30,8 @@ from bigmachine.systems.ssh.line import LOOPBACK, Order
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bigmachine.systems.checks import Check
+
 __all__ = ["SSH", "SSHHost"]
 
 logger = logging.getLogger(__name__)
@@ -233,6 +235,13 @@ class SSH(System):
     def tunnel(self) -> Literal["auto", "always", "never"]:
         """Whether there may, must or must not be tunnels."""
         return self._tunnel
+
+    async def doctor(self) -> AsyncIterator[Check]:
+        """Look at all hosts; see `System.doctor`."""
+        from bigmachine.systems.ssh.doctor import diagnose
+
+        async for check in diagnose(self):
+            yield check
 
     def abandon(self, cluster: str) -> None:
         """End the switchboard as soon as it holds no host any more; see `System.abandon`."""
