@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.addresses import Address
@@ -60,6 +60,7 @@ class ImagesService:
         self._inbound: dict[str, Inbound] = {}
         self._peers: dict[str, _Peer] = {}
         self._images: dict[str, Assembled] = {}
+        self._pruning: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<ImagesService {self._store}, {len(self._inbound)} layers came in>"
@@ -154,7 +155,8 @@ class ImagesService:
             other = self._images.setdefault(image.digest, held)
             if other is not held:
                 os.close(held.lock)
-            await asyncio.to_thread(_keep_within_limit, store)
+            # Nobody has to wait for that.
+            self._pruning = asyncio.ensure_future(asyncio.to_thread(_keep_within_limit, store))
         return held.root, held.python
 
     async def manifest(self, digest: str) -> bytes:
@@ -330,4 +332,5 @@ def base_python() -> str:
 def _keep_within_limit(store: Store) -> None:
     from bigmachine.image.prune import prune
 
-    prune(store, store.limit_bytes)
+    with suppress(OSError):
+        prune(store, store.limit_bytes)

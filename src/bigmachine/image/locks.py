@@ -8,11 +8,24 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from typing import Final
+
+_PATIENCE_SECONDS: Final = 1.0
+_PAUSE_SECONDS: Final = 0.005
 
 
 def hold(path: str) -> int | None:
-    """Share the lock of a directory, or return None when it is not there or being removed."""
-    return _lock(path, fcntl.LOCK_SH)
+    """Share the lock of a directory, or return None when it is not there or being removed.
+
+    Blocks for a moment when somebody has it alone, only to see whether it is in use.
+    """
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while (lock := _lock(path, fcntl.LOCK_SH)) is None and time.monotonic() < end:
+        if not os.path.isdir(path):
+            return None
+        time.sleep(_PAUSE_SECONDS)
+    return lock
 
 
 def claim(path: str) -> int | None:

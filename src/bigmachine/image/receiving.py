@@ -243,10 +243,9 @@ def _make_directory(path: str, made: set[str]) -> None:
 
 def remove_tree(path: str) -> None:
     """Remove a directory with all in it, as far as that goes; read-only directories too."""
-
-    def again(function: Callable[[str], object], which: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(which), stat.S_IRWXU)
-            function(which)
-
-    shutil.rmtree(path, onerror=again)
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.isdir(path):  # a machine has made some that cannot be written
+        for directory, _, _ in os.walk(path):
+            with contextlib.suppress(OSError):
+                os.chmod(directory, stat.S_IRWXU)
+        shutil.rmtree(path, ignore_errors=True)

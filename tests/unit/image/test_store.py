@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from pathlib import Path
 
 import pytest
 from textlayers import TextLayer, layer_of
 
 from bigmachine import osdep
+from bigmachine.image import locks
 from bigmachine.image.listing import FIXED_MTIME
 from bigmachine.image.prune import items, make_room, prune
-from bigmachine.image.receiving import Receiving
+from bigmachine.image.receiving import Receiving, remove_tree
 from bigmachine.image.store import Store
 
 BIG = random.Random(1).randbytes(2_500_000)
@@ -251,3 +253,25 @@ def test_a_receiving_that_is_closed_takes_no_more(store: Store) -> None:
     receiving.close()
     receiving.write_pack(0, layer.read_pack(0))
     assert receiving.lacking == [0, 1, 2]
+
+
+def test_to_look_whether_a_layer_is_in_use_does_not_hide_it(store: Store) -> None:
+    layer = layer_of({"x": b"1"})
+    put(store, layer)
+    store.close()
+    look = locks.claim(store.path("layers", layer.digest))
+    assert look is not None
+    timer = threading.Timer(0.02, os.close, (look,))
+    timer.start()
+    assert Store(store.root).hold(layer.digest)
+    timer.join()
+
+
+def test_directories_that_a_machine_made_read_only_are_removed_all_the_same(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c").write_text("")
+    (tmp_path / "a/b").chmod(0o500)
+    remove_tree(str(tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
