@@ -153,7 +153,8 @@ class Boot:
         context = tls(self.config["credentials"])
         listener = listen(self.config.get("listen") or "", int(self.config.get("port") or 0))
         say({**self.facts(), "port": listener.getsockname()[1]})
-        while not self.is_up:
+        boot_socket = None
+        while boot_socket is None:
             driver = accept_driver(listener, context)
             try:
                 driver.settimeout(ANSWER_SECONDS)
@@ -198,8 +199,7 @@ class Boot:
         """Do what the driver wants; return the boot socket of a supervisor that runs."""
         send(driver, self.facts())
         self.cache.prepare()
-        python = None
-        while python is None:
+        while True:
             offer = receive(driver)
             layers = read_layers(driver, offer)
             wanted, shipped = "{}.{}".format(*offer["python"]), offer.get("interpreter")
@@ -218,6 +218,7 @@ class Boot:
                 python = try_python(path, wanted)
                 if python is None:
                     raise Failure("python", "the Python that was sent does not run here")
+            break
         trees = [self.cache.tree(each.digest) for each in layers if each.digest != shipped]
         boot_socket, ready = self.start(python, trees, offer, listener)
         send(driver, {"ready": ready})

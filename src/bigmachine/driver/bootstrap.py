@@ -200,6 +200,7 @@ class _Bootstrap:
         facts = self._checked(await link.receive())
         self._got_through = True
         self._check_clock(facts)
+        self._check_python(facts)
         platform = Platform.from_mapping(facts["platform"], self._python)
         layers = await self._layers_for(facts, platform)
         answer = await self._offer(link, layers)
@@ -249,20 +250,31 @@ class _Bootstrap:
                 "use hosts of the driver's own kind, or run the driver on one of theirs",
             ) from error
 
+    def _check_python(self, facts: Facts) -> None:
+        """Refuse a host that has no such Python where the driver has none to send, either."""
+        wanted = "python{}.{}".format(*self._python)
+        found = [os.path.basename(path) for path in facts["python"]["candidates"]]
+        found.append("python{}.{}".format(*facts["python"]["version"]))
+        if wanted not in found and self._python != sys.version_info[:2]:
+            raise self._without_python(facts, f"there is no {wanted} there")
+
     async def _ship(self, facts: Facts, platform: Platform) -> Layer:
         """Return a layer with the interpreter that the host has not."""
-        wanted = "{}.{}".format(*self._python)
-        candidates = facts["python"]["candidates"]
-        found = ", ".join({facts["python"]["executable"]: 0, **dict.fromkeys(candidates)})
-        remedy = f"install Python {wanted} there, or run the program with a version that is there"
         if self._python != sys.version_info[:2]:
-            raise self._failure(
-                f"there is no Python {wanted} there that runs; what was found: {found}", remedy
-            )
+            raise self._without_python(facts, "its Python of that version does not run")
         try:
             return await asyncio.to_thread(interpreter_for, platform)
         except (UsageError, OSError) as error:
-            raise self._failure(f"{error}; what was found there: {found}", remedy) from error
+            raise self._without_python(facts, str(error)) from error
+
+    def _without_python(self, facts: Facts, what: str) -> ProvisionError:
+        wanted = "{}.{}".format(*self._python)
+        python = facts["python"]
+        found = ", ".join(dict.fromkeys([python["executable"], *python["candidates"]]))
+        return self._failure(
+            f"{what}; what was found there: {found}",
+            f"install Python {wanted} there, or run the program with a version that is there",
+        )
 
     async def _read(self, layer: Layer, number: int) -> bytes:
         try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
-import zlib
 from pathlib import Path
 
 import pytest
@@ -22,16 +22,8 @@ from booting import (
     wait_until,
 )
 
-import bigmachine
 from bigmachine.addresses import Address
 from bigmachine.errors import ProvisionError
-
-BOOT_FILE = Path(bigmachine.__file__).parent / "boot.py"
-
-
-def test_the_boot_file_has_ten_kilobytes_at_most() -> None:
-    compressed_bytes = len(zlib.compress(BOOT_FILE.read_bytes()))
-    assert compressed_bytes <= 10 << 10
 
 
 def test_a_host_comes_up_serves_and_leaves_nothing(cluster: Cluster) -> None:
@@ -162,4 +154,29 @@ def test_a_lease_that_is_not_renewed_ends_everything(cluster: Cluster, warm_cach
         wait_until(lambda: not os.path.exists(f"/proc/{ready.pid}"))
         assert processes_below(cluster.directory) == []
 
+    run(test())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_it_listens_on_both_kinds_of_addresses(
+    cluster: Cluster, warm_cache: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    async def connect() -> socket.socket:
+        sock = socket.create_connection((address, host.port))
+        sock.setblocking(False)
+        return sock
+
+    async def test() -> None:
+        await host.start(cluster.config(host, directory=str(warm_cache), listen=""))
+        monkeypatch.setattr(host, "connect", connect)
+        host.address = None
+        ready = await cluster.bring_up(host)
+        assert Address.parse(ready.address).host == address
+        assert (await cluster.call(ready, "Host.keepalive", 20.0)).accepted == 20.0
+
+    host = cluster.host()
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("there is no IPv6 here")
     run(test())
