@@ -40,6 +40,8 @@ DIRECT_SECONDS: Final = 1.5
 """How long a host may take to be reached directly, until it is a tunnel."""
 AT_ONCE: Final = 32
 """How many hosts are brought up at a time."""
+PREFER_SECONDS: Final = 1.0
+"""How long a host waits for those that were named before it and are not up yet."""
 SHUTDOWN_SECONDS: Final = 2.0
 """How long the switchboard may take to end hosts that are left, and itself."""
 
@@ -205,9 +207,9 @@ class SSH(System):
         )
 
     def expect(self, name: HostName) -> int:
-        """Return how many machines a host will hold, one at least while nothing is known of it."""
-        cpus = self._cpus.get(name)
-        return 1 if cpus is None else self.share(cpus)[0]
+        """Return how many machines a host will hold: if it is new, as few as any other so far."""
+        cpus = self._cpus.get(name) or min(self._cpus.values(), default=0)
+        return self.share(cpus)[0] if cpus else 1
 
     def learn(self, name: HostName, cpus: int) -> tuple[int, int]:
         """Remember how many processors a host has, and return what `share` makes of it."""
@@ -278,43 +280,74 @@ class _Held:
 
 
 class _Launch:
-    """One launch: hosts come up side by side, until there is room enough."""
+    """One launch: hosts come up side by side, until there is room enough.
+
+    Those that were named first are preferred: one that has come up and will not be needed if they
+    come up too is held back for a moment.
+    """
 
     def __init__(self, system: SSH, held: _Held, request: HostRequest) -> None:
         self._system = system
         self._held = held
         self._request = request
-        self._tasks: dict[asyncio.Task[SSHHost], HostName] = {}
+        self._order: list[HostName] = []
+        self._tasks: dict[HostName, asyncio.Task[SSHHost]] = {}
+        self._ready: dict[HostName, tuple[SSHHost, float]] = {}  # and since when
         self.room = 0
         self.problems: list[Problem] = []
 
     async def run(self, names: Sequence[HostName]) -> AsyncIterator[Host]:
         """Yield hosts as they come up."""
+        self._order = list(names)
         waiting = list(names)
         while self.room < self._request.machines:
             self._begin(waiting)
-            if not self._tasks:
+            if not self._tasks and not self._ready:
                 return
-            done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in [each for each in self._tasks if each in done]:
-                host = self._result(task)
-                if host is not None and self.room < self._request.machines:
+            for name in [each for each in self._order if each in self._ready]:
+                host, since = self._ready[name]
+                if self._is_needed(name, since):
+                    del self._ready[name]
                     self.room += host.capacity
                     self._held.add(host)
                     yield host
-                elif host is not None:
-                    host.kill()
+            if self.room < self._request.machines and self._tasks:
+                await self._wait()
 
     def _begin(self, waiting: list[HostName]) -> None:
         """Begin to bring up as many hosts as may be needed, for all that is known of them."""
-        expected = self.room + sum(map(self._system.expect, self._tasks.values()))
+        expected = self.room + sum(map(self._system.expect, (*self._tasks, *self._ready)))
         while waiting and expected < self._request.machines and len(self._tasks) < AT_ONCE:
             name = waiting.pop(0)
             expected += self._system.expect(name)
-            self._tasks[asyncio.ensure_future(self._bring_up(name))] = name
+            self._tasks[name] = asyncio.ensure_future(self._bring_up(name))
 
-    def _result(self, task: asyncio.Task[SSHHost]) -> SSHHost | None:
-        name = self._tasks.pop(task)
+    def _is_needed(self, name: HostName, since: float) -> bool:
+        """Whether a host is to be used now, and not one that was named before it."""
+        if self.room >= self._request.machines:
+            return False
+        before = self._order[: self._order.index(name)]
+        coming = sum(self._system.expect(each) for each in before if each in self._tasks)
+        waited = asyncio.get_running_loop().time() - since
+        return self.room + coming < self._request.machines or waited >= PREFER_SECONDS
+
+    async def _wait(self) -> None:
+        """Wait until one more host is up or has failed, or one was held back for long enough."""
+        loop = asyncio.get_running_loop()
+        ends = [since + PREFER_SECONDS - loop.time() for _, since in self._ready.values()]
+        await asyncio.wait(
+            self._tasks.values(),
+            timeout=max(0.0, min(ends)) if ends else None,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        for name, task in list(self._tasks.items()):
+            if task.done():
+                del self._tasks[name]
+                host = self._result(name, task)
+                if host is not None:
+                    self._ready[name] = host, loop.time()
+
+    def _result(self, name: HostName, task: asyncio.Task[SSHHost]) -> SSHHost | None:
         try:
             return task.result()
         except errors.HostError as error:
@@ -347,15 +380,18 @@ class _Launch:
         return host
 
     async def close(self) -> None:
-        """End what is under way, and what has come up and was not asked for any more."""
-        tasks, self._tasks = list(self._tasks), {}
+        """End what is under way, and what has come up and is not needed any more."""
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for task in tasks:
-            if not task.cancelled() and task.exception() is None:
-                task.result().kill()
+        surplus = [host for host, _ in self._ready.values()]
+        surplus += [
+            task.result() for task in tasks if not task.cancelled() and task.exception() is None
+        ]
+        for host in surplus:
+            host.kill()
 
 
 class SSHHost(Host):
