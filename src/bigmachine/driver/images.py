@@ -129,7 +129,13 @@ class ImageServer:
                 self._provide(control, address, host_id), f"image for {host_id}"
             )
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            me = asyncio.current_task()
+            if me is None or me.cancelling():
+                raise
+            raise self._refused(host_id, "the host was given up meanwhile") from None
 
     def forget(self, host_id: str) -> None:
         """A host has ended, or is about to: nobody gets anything from it any more. Idempotent."""
@@ -154,7 +160,8 @@ class ImageServer:
                         raise
             raise AssertionError("unreachable")
         except (OSError, ValueError) as error:
-            raise self._refused(host_id, error) from error
+            self._leave(host_id)
+            raise self._refused(host_id, getattr(error, "strerror", None) or str(error)) from error
         except BaseException:
             self._leave(host_id)
             raise
@@ -172,14 +179,13 @@ class ImageServer:
             for task in host.fetches.values():
                 task.cancel()
 
-    def _refused(self, host_id: str, error: Exception) -> ProvisionError:
-        self._leave(host_id)
+    def _refused(self, host_id: str, answer: str) -> ProvisionError:
         return ProvisionError(
             f"{host_id} cannot take the program's image",
             system=self._system,
             requested=1,
             started=0,
-            answer=str(getattr(error, "strerror", None) or error),
+            answer=answer,
         )
 
     def _leave(self, host_id: str) -> None:
