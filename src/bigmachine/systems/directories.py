@@ -6,6 +6,7 @@ processes have left is removed by the next one that makes a directory.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import Final
 
 from bigmachine.errors import ProvisionError
 
-__all__ = ["base_directory", "make_directory"]
+__all__ = ["base_directory", "make_directory", "remove_stale"]
 
 TURN_SECONDS: Final = 1.0
 """How long one start waits for others that make their directories."""
@@ -56,6 +57,29 @@ def make_directory(system: str) -> tuple[str, int]:
         ) from error
 
 
+def remove_stale(*, dry_run: bool) -> list[str]:
+    """Remove what killed processes have left, and return which directories these were.
+
+    Args:
+        dry_run: Only say which.
+
+    Raises:
+        OSError: The directories cannot be looked at.
+    """
+    base = base_directory()
+    try:
+        turn = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return []
+    try:
+        if os.fstat(turn).st_uid != os.getuid():
+            return []
+        _take_turn(turn)
+        return _remove_stale(base, dry_run=dry_run)
+    finally:
+        os.close(turn)
+
+
 def _make_private(base: str, system: str) -> tuple[str, int]:
     os.makedirs(base, mode=0o700, exist_ok=True)
     status = os.lstat(base)
@@ -91,19 +115,23 @@ def _take_turn(turn: int) -> None:
             time.sleep(0.001)
 
 
-def _remove_stale(base: str) -> None:
+def _remove_stale(base: str, *, dry_run: bool = False) -> list[str]:
     """Remove directories whose driver and supervisor, which would hold their locks, are gone."""
+    found = []
     for entry in os.scandir(base):
-        try:
+        descriptor = -1
+        with contextlib.suppress(OSError):
             descriptor = os.open(os.path.join(entry.path, "lock"), os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            shutil.rmtree(entry.path, ignore_errors=True)
-            continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if descriptor >= 0:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             continue  # in use
         else:
-            shutil.rmtree(entry.path, ignore_errors=True)
+            found.append(entry.path)
+            if not dry_run:
+                shutil.rmtree(entry.path, ignore_errors=True)
         finally:
-            os.close(descriptor)
+            if descriptor >= 0:
+                os.close(descriptor)
+    return found
