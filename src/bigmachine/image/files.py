@@ -64,9 +64,13 @@ class FileLayer:
     def __repr__(self) -> str:
         return f"<FileLayer {self.name} {self.digest[:12]}>"
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """Its name by content."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return digest_of(self.listing)
 
     @cached_property

@@ -155,22 +155,27 @@ class Layer(Protocol):
     @property
     def name(self) -> str:
         """What it is, for a person."""
+        ...
 
     @property
     def kind(self) -> Kind:
         """What it is."""
+        ...
 
     @property
     def digest(self) -> str:
         """Its name by content."""
+        ...
 
     @property
     def listing(self) -> bytes:
         """The canonical text of its listing."""
+        ...
 
     @property
     def size_bytes(self) -> int:
         """How much its files are together."""
+        ...
 
     def read_pack(self, number: int) -> bytes:
         """Return one of its packs, uncompressed; blocks.
@@ -178,6 +183,7 @@ class Layer(Protocol):
         Raises:
             OSError: It can no longer be read, or is no longer what it was.
         """
+        ...
 
 
 def digest_of(listing: bytes) -> str:
