@@ -21,7 +21,7 @@ from typing import ClassVar, Final
 import psutil
 
 from . import warden
-from .network import Ailment, Network, run
+from .network import Ailment, Network, rate_limit, run
 
 UP_SECONDS: Final = 20.0
 """How long a host may take until its SSH server answers."""
@@ -204,7 +204,7 @@ class LabHost:
 
     def limit_bandwidth(self, bits_per_second: int) -> None:
         """Limit what it sends, and what it receives, to a rate each."""
-        limit = ["tbf", "rate", f"{bits_per_second}", "burst", "256kb", "latency", "100ms"]
+        limit = rate_limit(bits_per_second)
         run("tc", "qdisc", "replace", "dev", self.interface, "root", *limit)
         tc = ["tc", "qdisc", "replace", "dev", "eth0", "root"]
         run("nsenter", f"--net=/proc/{self.pid}/ns/net", *tc, *limit)

@@ -63,6 +63,11 @@ class Ailment:
             yield f"{saddr}{daddr}{chance}drop"
 
 
+def rate_limit(bits_per_second: int) -> list[str]:
+    """Return what ``tc`` is told to hold a rate."""
+    return ["tbf", "rate", f"{bits_per_second}", "burst", "256kb", "latency", "100ms"]
+
+
 class Network:
     """A bridge of our own, gone with the process that made it."""
 
@@ -107,6 +112,13 @@ class Network:
         else:
             self._ailments.remove(ailment)
         self._write_table()
+
+    def limit_driver(self, bits_per_second: int | None) -> None:
+        """Limit what the driver sends to a rate; None: no longer."""
+        if bits_per_second is None:
+            run("tc", "qdisc", "delete", "dev", self.name, "root")
+        else:
+            run("tc", "qdisc", "replace", "dev", self.name, "root", *rate_limit(bits_per_second))
 
     def close(self) -> None:
         """Take everything down."""
