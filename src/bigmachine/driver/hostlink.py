@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bigmachine.driver.abroad import Abroad
     from bigmachine.driver.orders import Orders
     from bigmachine.driver.output import Output
+    from bigmachine.driver.records import Recorder
     from bigmachine.driver.runtime import Runtime
     from bigmachine.rpc.dialer import Dialer
     from bigmachine.systems.base import Host, System
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KEPT_REPLY_TIMES: Final = 10
-_CAUSE_SECONDS: Final = 0.05  # for the system to see how a host ended
 # Of the time for a shutdown, the last seconds are for what does not end by itself.
 _FORCE_SECONDS: Final = 1.2  # for the supervisor to have killed its machines
 _DRAIN_SECONDS: Final = 0.8  # for the last events and output to arrive
@@ -53,6 +53,7 @@ class HostLink:
         output: Output,
         *,
         abroad: Abroad | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.system = system
         self.host = host
@@ -61,6 +62,7 @@ class HostLink:
         self._runtime = runtime
         self._output = output
         self._abroad = abroad
+        self._recorder = recorder
         self._stopping = False
         self._reply_times: deque[float] = deque(maxlen=_KEPT_REPLY_TIMES)
         subject = host.id
@@ -73,6 +75,7 @@ class HostLink:
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._up: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         if abroad is None:
             self._follow()
         else:
@@ -118,6 +121,8 @@ class HostLink:
             end: When it must be over, by force if need be (the loop's time).
         """
         self._stopping = True
+        if self._watching is not None:
+            self._watching.cancel()
 
         def left(reserve: float) -> float:
             return max(0.1, end - reserve - self._runtime.loop.time())
@@ -161,6 +166,12 @@ class HostLink:
             await self._lose(str(error), error=error)
         else:
             self._follow()
+            self._watching = self._runtime.start_task(self._watch(), f"watch {self.host.id}")
+
+    async def _watch(self) -> None:
+        """Give the host up as soon as its system knows that it has ended, whatever is heard."""
+        await self.host.wait_closed()
+        await self._lose("the host has ended")
 
     def _follow(self) -> None:
         """Begin to listen to the supervisor; the keepalives come last."""
@@ -243,6 +254,8 @@ class HostLink:
         """Have the host forgotten by those who keep it alive."""
         if self._abroad is not None:
             self._abroad.part(self)
+        if self._recorder is not None and not self._stopping:  # else it ends with the cluster
+            self._recorder.remove(self.host.id)
 
     async def _lose(
         self,
@@ -260,8 +273,9 @@ class HostLink:
         self._part()
         # Its connection breaks a moment before it can be seen how it ended.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.host.wait_closed(), _CAUSE_SECONDS)
+            await asyncio.wait_for(self.host.wait_closed(), self.host.cause_seconds)
         cause = self.host.cause()
+        kind = self.host.death_kind() or kind
         self._end(kind, "; ".join(filter(None, (cause, reason))), error)
         self.control.close()
         self.host.kill()

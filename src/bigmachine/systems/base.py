@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from bigmachine.death import DeathKind
     from bigmachine.systems.checks import Check, Leftover
 
 __all__ = ["MISSING", "Host", "HostRequest", "Keepalive", "Option", "System"]
@@ -113,6 +114,8 @@ class Host(ABC):
             directly, ``HOST:PORT`` (`rpc.dialer`); None: nowhere.
         tunnel: Where the driver asks for this host, ``unix:PATH``; None: nowhere.
         direct: Whether the driver reaches it at its address, without the tunnel.
+        cause_seconds: How long the system may take to see how a host ended whose connection has
+            broken; its machines' calls wait for that.
     """
 
     id: str
@@ -122,6 +125,7 @@ class Host(ABC):
     gateway: str | None = None
     tunnel: str | None = None
     direct: bool = True
+    cause_seconds: float = 0.05
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} capacity={self.capacity} at {self.address}>"
@@ -174,6 +178,10 @@ class Host(ABC):
     def cause(self) -> str:
         """Return why the host ended, where the system knows, or an empty text."""
         return ""
+
+    def death_kind(self) -> DeathKind | None:
+        """Return what machines died of that ended with the host, where it is no plain ``host``."""
+        return None
 
 
 class _Missing:
@@ -310,7 +318,8 @@ class System(ABC):
         ``bigmachine doctor`` prints it (`systems.checks`). Nothing is launched for it, nor left.
         What it raises is printed as a check that failed. The default looks at nothing.
         """
-        for check in ():
+        nothing: tuple[Check, ...] = ()
+        for check in nothing:
             yield check
 
     async def gc(self, *, dry_run: bool) -> AsyncIterator[Leftover]:
@@ -324,14 +333,16 @@ class System(ABC):
             dry_run: Only find it.
         """
         del dry_run
-        for leftover in ():
+        nothing: tuple[Leftover, ...] = ()
+        for leftover in nothing:
             yield leftover
 
-    def recorded(self) -> Mapping[str, Any]:
+    def recorded(self) -> Mapping[str, Any] | None:
         """Return those options with which a later ``bigmachine gc`` finds what is left of this one.
 
         The driver keeps them in a file of this user's while its cluster is open: where to look (a
-        region), never a secret. They fit into JSON, and `gc` makes a system with them.
+        region), never a secret. They fit into JSON, and ``gc`` makes a system with them. None for
+        a system whose clusters nobody else need know of: ``bigmachine ps`` does not list them.
         """
         return {}
 

@@ -1,0 +1,68 @@
+"""Whether EC2 can be used: what ``bigmachine doctor ec2`` looks at. Nothing is launched."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Final
+
+from bigmachine.systems.checks import Check
+from bigmachine.systems.ec2 import errors
+
+if TYPE_CHECKING:
+    from bigmachine.systems.ec2.system import EC2
+
+# EC2 says DryRunOperation where a call would have been allowed.
+_MAY: Final = "DryRunOperation"
+
+
+async def examine(system: EC2) -> AsyncIterator[Check]:
+    """Look at one thing after the other; stop where the next make no sense."""
+    api = system.api
+    try:
+        who = await api.call("get_caller_identity", service="sts")
+    except Exception as error:
+        yield _failed("credentials", error)
+        return
+    region = api.client("ec2").meta.region_name
+    yield Check.ok("credentials", f"{who.get('Arn', who.get('Account'))}, region {region}")
+    try:
+        await system.prepare()
+    except Exception as error:
+        yield _failed("types", error)
+        return
+    names = ", ".join(f"{kind.name} ({kind.cpus} cpus)" for kind in system.kinds)
+    yield Check.ok("types", names)
+    yield Check.ok("image", system.wishes.ami)
+    for name, method, parameters in _calls(system):
+        yield await _permission(system, name, method, parameters)
+
+
+def _calls(system: EC2) -> list[tuple[str, str, dict[str, Any]]]:
+    from bigmachine.systems.ec2 import request
+
+    kind = system.kinds[0]
+    run = request.run_instances(system.wishes, kind, b"#cloud-config", "doctor")
+    run.pop("ClientToken")
+    return [
+        ("RunInstances", "run_instances", run),
+        (
+            "CreateLaunchTemplate",
+            "create_launch_template",
+            request.launch_template(system.wishes, b"#cloud-config", "bigmachine-doctor"),
+        ),
+    ]
+
+
+async def _permission(system: EC2, name: str, method: str, parameters: dict[str, Any]) -> Check:
+    """Ask whether a call would be allowed."""
+    try:
+        await system.api.call(method, DryRun=True, **parameters)
+    except Exception as error:
+        if errors.code_of(error) != _MAY:
+            return _failed(name, error)
+    return Check.ok(name, "allowed")
+
+
+def _failed(name: str, error: BaseException) -> Check:
+    mapped = errors.provision_error("do that", error, requested=0, started=0)
+    return Check.fail(name, str(error), mapped.remedy or "see what AWS says above")

@@ -1,0 +1,103 @@
+"""Foreign errors mapped once: what AWS and its library say, and what the user can do about it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bigmachine.errors import ProvisionError
+
+_CAPACITY: Final = frozenset(
+    {
+        "InsufficientInstanceCapacity",
+        "InsufficientHostCapacity",
+        "InsufficientReservedInstanceCapacity",
+        "InsufficientCapacity",
+        "MaxSpotInstanceCountExceeded",
+        "SpotMaxPriceTooLow",
+        "UnfulfillableCapacity",
+        "Unsupported",
+    }
+)
+_THROTTLING: Final = frozenset(
+    {"RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequestsException"}
+)
+_REMEDIES: Final = {
+    "UnauthorizedOperation": "let the policy of these credentials allow the action",
+    "AccessDenied": "let the policy of these credentials allow the action",
+    "AccessDeniedException": "let the policy of these credentials allow the action",
+    "AuthFailure": "renew the credentials (aws sso login, aws configure), or choose profile=",
+    "ExpiredToken": "renew the credentials (aws sso login, aws configure)",
+    "RequestExpired": "renew the credentials, and see whether this computer's clock is right",
+    "InvalidClientTokenId": "renew the credentials (aws configure), or choose another profile=",
+    "OptInRequired": "accept the image's terms, or enable the region, in the AWS console",
+    "VcpuLimitExceeded": "ask for fewer machines, other instance types, or a higher quota of AWS",
+    "InstanceLimitExceeded": "ask for fewer machines, or a higher quota of AWS",
+    "InvalidAMIID.NotFound": "name an image of this region with ami=, or leave it to flavor=",
+    "InvalidAMIID.Malformed": "name an image of this region with ami=, or leave it to flavor=",
+    "InvalidKeyPair.NotFound": "name a key pair of this region with key_name=, or none",
+    "InvalidGroup.NotFound": "name a security group of this region with security_groups=",
+    "InvalidGroupId.Malformed": "name a security group of this region with security_groups=",
+    "InvalidSubnetID.NotFound": "name a subnet of this region with subnets=",
+    "InvalidInstanceType": "name a type that this region has with instance_type=",
+    "VPCIdNotSpecified": "there is no default VPC here: name a subnet with subnets=",
+    "DefaultVpcDoesNotExist": "there is no default VPC here: name a subnet with subnets=",
+    "NoRegionError": "say region=, or set AWS_REGION",
+    "NoCredentialsError": "set up credentials: aws configure, AWS_ACCESS_KEY_ID, or profile=",
+    "ProfileNotFound": "name a profile of ~/.aws/config with profile=",
+    "EndpointConnectionError": "see whether this computer reaches AWS, and whether region= is one",
+}
+
+
+def code_of(error: BaseException) -> str:
+    """Return AWS's name for an error; the library's, if it never got so far."""
+    response: Any = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return str(response.get("Error", {}).get("Code", ""))
+    return type(error).__name__
+
+
+def is_capacity(code: str) -> bool:
+    """Whether another type, zone or market may still give an instance."""
+    return code in _CAPACITY
+
+
+def is_throttling(code: str) -> bool:
+    """Whether AWS wants to be asked less often."""
+    return code in _THROTTLING
+
+
+def is_not_found(code: str) -> bool:
+    """Whether something is not there, perhaps not yet: EC2 is consistent in the end only."""
+    return code.endswith(".NotFound")
+
+
+def provision_error(
+    what: str, error: BaseException, *, requested: int, started: int
+) -> ProvisionError:
+    """Return an error of ours for one of AWS's.
+
+    Args:
+        what: What was being done.
+        error: What came of it.
+        requested: How many machines were asked for.
+        started: How many came up.
+    """
+    code = code_of(error)
+    response: Any = getattr(error, "response", None)
+    message = str(error)
+    if isinstance(response, dict):
+        message = str(response.get("Error", {}).get("Message", "")) or message
+    remedy = _REMEDIES.get(code, "")
+    if is_capacity(code):
+        remedy = "name more types with instance_type=[...], more zones, or try again later"
+    elif is_throttling(code):
+        remedy = "ask for fewer machines at a time, or try again later"
+    return ProvisionError(
+        f"EC2 could not {what}: {code}: {message}",
+        system="ec2",
+        requested=requested,
+        started=started,
+        answer="",
+        remedy=remedy,
+        temporary=is_capacity(code) or is_throttling(code),
+    )

@@ -1,0 +1,83 @@
+"""What instances cost: for the dry run. From the API; there is no table in the code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from bigmachine.systems.ec2 import request
+
+if TYPE_CHECKING:
+    from bigmachine.systems.ec2.api import Api
+    from bigmachine.systems.ec2.request import InstanceType, Wishes
+
+
+async def describe_plan(
+    api: Api,
+    wishes: Wishes,
+    kinds: Sequence[InstanceType],
+    markets: Sequence[str],
+    machines: int,
+    cpus_per_machine: int | Literal["host"],
+) -> str:
+    """Return what would be asked for and what it costs per hour, for a person."""
+    lines = []
+    for kind in kinds:
+        capacity, cpus = request.share(kind.cpus, cpus_per_machine)
+        number = request.count(machines, capacity)
+        lines.append(
+            f"  {number} x {kind.name} ({kind.cpus} cpus, {kind.memory_bytes >> 30} GiB, "
+            f"{kind.architecture}), {capacity} machines of {cpus} cpus on each"
+        )
+        for market in markets:
+            price = await (spot_price if market == "spot" else on_demand_price)(api, kind.name)
+            cost = "not known" if price is None else f"{price:.4f} USD, all {price * number:.2f}"
+            lines.append(f"    {market}, per hour: {cost}")
+    if len(kinds) > 1:
+        lines.insert(0, "  one of these, as AWS has them:")
+    lines.append(
+        f"  image {wishes.ami}, {wishes.root_disk_gib or 'its own number of'} GiB root disk"
+    )
+    return "\n".join(lines)
+
+
+async def spot_price(api: Api, name: str) -> float | None:
+    """Return the lowest price that a type has now on the spot market, in dollars per hour."""
+    try:
+        answer = await api.call(
+            "describe_spot_price_history",
+            InstanceTypes=[name],
+            ProductDescriptions=["Linux/UNIX"],
+            MaxResults=20,
+        )
+        return min(float(each["SpotPrice"]) for each in answer["SpotPriceHistory"])
+    except Exception:  # without a price the plan is still worth showing
+        return None
+
+
+async def on_demand_price(api: Api, name: str) -> float | None:
+    """Return what a type costs without any discount, in dollars per hour."""
+    region = api.client("ec2").meta.region_name
+    wanted = {
+        "instanceType": name,
+        "regionCode": region,
+        "operatingSystem": "Linux",
+        "tenancy": "Shared",
+        "preInstalledSw": "NA",
+        "capacitystatus": "Used",
+    }
+    filters = [{"Type": "TERM_MATCH", "Field": key, "Value": v} for key, v in wanted.items()]
+    try:
+        answer = await api.call(
+            "get_products", service="pricing", ServiceCode="AmazonEC2", Filters=filters
+        )
+        return _dollars(json.loads(answer["PriceList"][0]))
+    except Exception:
+        return None
+
+
+def _dollars(product: dict[str, Any]) -> float:
+    (offer,) = product["terms"]["OnDemand"].values()
+    (dimension,) = offer["priceDimensions"].values()
+    return float(dimension["pricePerUnit"]["USD"])

@@ -1,0 +1,241 @@
+"""What is asked of EC2, made of the options: pure, texts and numbers in, parameters out.
+
+Everything that an instance is goes into the one call that makes it: its tags, so that it can be
+found again before anybody knows its id; that it terminates when it powers itself off; that its
+metadata is not to be had without a session token (IMDSv2).
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+TAG: Final = "bigmachine"
+"""What the keys of our tags begin with, before a colon."""
+MAX_TAG_CHARACTERS: Final = 256
+
+_RESOURCES: Final = ("instance", "volume", "network-interface")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceType:
+    """An instance type, as the API describes it.
+
+    Attributes:
+        name: As ``m6i.large``.
+        cpus: Its virtual processors.
+        memory_bytes: Its memory.
+        architecture: ``x86_64`` or ``arm64``.
+        has_disks: Whether it has disks of its own.
+    """
+
+    name: str
+    cpus: int
+    memory_bytes: int
+    architecture: str
+    has_disks: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What instances are to be, whatever their type.
+
+    Attributes:
+        ami: Their image.
+        root_device: That image's root device.
+        root_disk_gib: The size of their root disk; 0 is the image's own.
+        data_disks_gib: Sizes of further disks.
+        subnets: Where they may be; () is anywhere.
+        zones: Likewise.
+        security_groups: Ids of groups.
+        key_name: A key pair's name; "" is none.
+        instance_profile: The name or ARN of a profile; "" is none.
+        public_ip: Whether they get a public address; None is the subnet's own setting.
+        tags: What they and their volumes are marked with.
+    """
+
+    ami: str
+    root_device: str = "/dev/xvda"
+    root_disk_gib: int = 0
+    data_disks_gib: Sequence[int] = ()
+    subnets: Sequence[str] = ()
+    zones: Sequence[str] = ()
+    security_groups: Sequence[str] = ()
+    key_name: str = ""
+    instance_profile: str = ""
+    public_ip: bool | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def share(cpus: int, cpus_per_machine: int | Literal["host"]) -> tuple[int, int]:
+    """Return how many machines an instance holds, and how many processors each has."""
+    if cpus_per_machine == "host":
+        return 1, cpus
+    each = min(cpus_per_machine, cpus)
+    return max(1, cpus // each), each
+
+
+def count(machines: int, capacity: int) -> int:
+    """Return how many instances of a capacity hold so many machines."""
+    return math.ceil(machines / capacity)
+
+
+def tags(
+    *, cluster: str, host: str, owner: str, driver: str, program: str, arguments: str, digest: str
+) -> dict[str, str]:
+    """Return the tags that say whose an instance is and what it does."""
+    words = {
+        "Name": f"{cluster} {host}",
+        f"{TAG}:cluster": cluster,
+        f"{TAG}:host": host,
+        f"{TAG}:owner": owner,
+        f"{TAG}:driver": driver,
+        f"{TAG}:program": program,
+        f"{TAG}:arguments": arguments,
+        f"{TAG}:digest": digest,
+    }
+    return {key: value[:MAX_TAG_CHARACTERS] for key, value in words.items() if value}
+
+
+def run_instances(
+    wishes: Wishes, kind: InstanceType, user_data: bytes, token: str
+) -> dict[str, Any]:
+    """Return the parameters of ``RunInstances`` for one on-demand instance."""
+    parameters = {
+        **_instance(wishes),
+        "InstanceType": kind.name,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "UserData": user_data,  # boto3 encodes it
+        "ClientToken": token,
+        "TagSpecifications": _tag_specifications(wishes.tags, _RESOURCES),
+    }
+    place = wishes.subnets[0] if wishes.subnets else ""
+    if wishes.public_ip is not None:
+        parameters["NetworkInterfaces"] = [_interface(wishes, place)]
+        parameters.pop("SecurityGroupIds", None)
+    elif place:
+        parameters["SubnetId"] = place
+    elif wishes.zones:
+        parameters["Placement"] = {"AvailabilityZone": wishes.zones[0]}
+    return parameters
+
+
+def launch_template(wishes: Wishes, user_data: bytes, name: str) -> dict[str, Any]:
+    """Return the parameters of ``CreateLaunchTemplate`` for one instance of a fleet."""
+    data = {
+        **_instance(wishes),
+        "UserData": base64.b64encode(user_data).decode(),
+        "TagSpecifications": _tag_specifications(wishes.tags, _RESOURCES),
+    }
+    if wishes.public_ip is not None:
+        data["NetworkInterfaces"] = [_interface(wishes, "")]
+        data.pop("SecurityGroupIds", None)
+    return {
+        "LaunchTemplateName": name,
+        "LaunchTemplateData": data,
+        "TagSpecifications": _tag_specifications(wishes.tags, ("launch-template",)),
+    }
+
+
+def fleet(
+    wishes: Wishes, kinds: Sequence[InstanceType], *, template: str, market: str, token: str
+) -> dict[str, Any]:
+    """Return the parameters of ``CreateFleet`` for one instance, at once or not at all.
+
+    Args:
+        wishes: What it is to be.
+        kinds: The types that will do.
+        template: The name of its launch template.
+        market: ``"spot"`` or ``"on-demand"``.
+        token: What makes the request the same one when it is sent again.
+    """
+    places: list[dict[str, str]] = [{"SubnetId": each} for each in wishes.subnets]
+    places = places or [{"AvailabilityZone": each} for each in wishes.zones] or [{}]
+    overrides = [{"InstanceType": kind.name, **place} for kind in kinds for place in places]
+    is_spot = market == "spot"
+    parameters: dict[str, Any] = {
+        "Type": "instant",
+        "ClientToken": token,
+        "LaunchTemplateConfigs": [
+            {
+                "LaunchTemplateSpecification": {
+                    "LaunchTemplateName": template,
+                    "Version": "$Latest",
+                },
+                "Overrides": overrides,
+            }
+        ],
+        "TargetCapacitySpecification": {
+            "TotalTargetCapacity": 1,
+            "SpotTargetCapacity": int(is_spot),
+            "OnDemandTargetCapacity": int(not is_spot),
+            "DefaultTargetCapacityType": market,
+        },
+        "TagSpecifications": _tag_specifications(wishes.tags, ("fleet", "instance")),
+    }
+    if is_spot:
+        parameters["SpotOptions"] = {
+            "AllocationStrategy": "price-capacity-optimized",
+            "InstanceInterruptionBehavior": "terminate",
+        }
+    else:
+        parameters["OnDemandOptions"] = {"AllocationStrategy": "lowest-price"}
+    return parameters
+
+
+def _instance(wishes: Wishes) -> dict[str, Any]:
+    parameters: dict[str, Any] = {
+        "ImageId": wishes.ami,
+        "InstanceInitiatedShutdownBehavior": "terminate",
+        "MetadataOptions": {
+            "HttpTokens": "required",
+            "HttpEndpoint": "enabled",
+            "HttpPutResponseHopLimit": 1,
+        },
+    }
+    devices = _devices(wishes)
+    if devices:
+        parameters["BlockDeviceMappings"] = devices
+    if wishes.security_groups:
+        parameters["SecurityGroupIds"] = list(wishes.security_groups)
+    if wishes.key_name:
+        parameters["KeyName"] = wishes.key_name
+    if wishes.instance_profile:
+        key = "Arn" if wishes.instance_profile.startswith("arn:") else "Name"
+        parameters["IamInstanceProfile"] = {key: wishes.instance_profile}
+    return parameters
+
+
+def _devices(wishes: Wishes) -> list[dict[str, Any]]:
+    sizes = [(wishes.root_device, wishes.root_disk_gib)] if wishes.root_disk_gib else []
+    letters = "fghijklmnop"
+    sizes += [(f"/dev/sd{letters[n]}", size) for n, size in enumerate(wishes.data_disks_gib)]
+    return [
+        {
+            "DeviceName": name,
+            "Ebs": {"VolumeSize": size, "VolumeType": "gp3", "DeleteOnTermination": True},
+        }
+        for name, size in sizes
+    ]
+
+
+def _interface(wishes: Wishes, subnet: str) -> dict[str, Any]:
+    interface: dict[str, Any] = {
+        "DeviceIndex": 0,
+        "AssociatePublicIpAddress": wishes.public_ip,
+        "DeleteOnTermination": True,
+    }
+    if subnet:
+        interface["SubnetId"] = subnet
+    if wishes.security_groups:
+        interface["Groups"] = list(wishes.security_groups)
+    return interface
+
+
+def _tag_specifications(marks: Mapping[str, str], kinds: Sequence[str]) -> list[dict[str, Any]]:
+    listed = [{"Key": key, "Value": value} for key, value in dict(marks).items()]
+    return [{"ResourceType": kind, "Tags": listed} for kind in kinds]

@@ -1,0 +1,121 @@
+"""What an instance is given to do when it first boots: user-data, for cloud-init.
+
+Pure. The boot file starts in the first stage in which there is a network, before packages, users or
+disks, and without ever being a file: what has the host's key in it goes from here to the
+interpreter's standard input. Whatever becomes of it, missing Python included, the instance powers
+itself off afterwards, which terminates it.
+
+EC2 takes 16 KB, after decompression by cloud-init as much as one likes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bigmachine.errors import UsageError
+from bigmachine.systems import bootfile
+
+MAX_BYTES: Final = 16 << 10
+"""What EC2 takes, before base64."""
+POWER_OFF: Final = "poweroff || shutdown -h now || poweroff -f || echo o > /proc/sysrq-trigger"
+DATA_DIRECTORY: Final = "/mnt/data"
+LOG: Final = "/var/log/bigmachine-boot.log"
+
+# Instance stores and attached volumes that nobody uses yet become one file system.
+_STRIPE: Final = """\
+set -u
+root=$(lsblk -no PKNAME "$(findmnt -no SOURCE /)" 2>/dev/null | head -n 1)
+disks=
+for name in $(lsblk -dno NAME,TYPE | awk '$2 == "disk" {print $1}'); do
+    [ "$name" = "$root" ] && continue
+    [ -z "$(lsblk -no FSTYPE,MOUNTPOINT "/dev/$name" | tr -d ' \\n')" ] && disks="$disks /dev/$name"
+done
+set -- $disks
+[ $# -gt 0 ] || exit 0
+target=$1
+if [ $# -gt 1 ]; then
+    if command -v mdadm >/dev/null; then
+        target=/dev/md0
+        mdadm --create $target --run --force --level=0 --raid-devices=$# "$@"
+    elif command -v mkfs.btrfs >/dev/null; then
+        mkfs.btrfs -f -d raid0 -m raid0 "$@" && mkdir -p DIRECTORY && mount "$1" DIRECTORY
+        chmod 1777 DIRECTORY
+        exit 0
+    fi
+fi
+mkfs.ext4 -q -E nodiscard "$target" && mkdir -p DIRECTORY && mount -o noatime "$target" DIRECTORY
+chmod 1777 DIRECTORY
+""".replace("DIRECTORY", DATA_DIRECTORY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """What else the user wants of an instance.
+
+    Attributes:
+        ssh_keys: Public keys that may log in.
+        files: Files to write: their paths and contents.
+        units: systemd units to start: their names and contents.
+        data_disks: Whether there are disks to be made one at `DATA_DIRECTORY`.
+    """
+
+    ssh_keys: Sequence[str] = ()
+    files: Mapping[str, str] | None = None
+    units: Mapping[str, str] | None = None
+    data_disks: bool = False
+
+
+def make(config: Mapping[str, Any], extras: Extras) -> bytes:
+    """Return the user-data of one instance, compressed.
+
+    Args:
+        config: For the boot file; the instance's private key is in it.
+        extras: What else is wanted.
+
+    Raises:
+        UsageError: It is more than EC2 takes.
+    """
+    boot = bootfile.source({"at_end": POWER_OFF, **config}).decode()
+    cloud: dict[str, Any] = {"bootcmd": [["sh", "-c", _start(boot)]]}
+    files = dict(extras.files or {})
+    commands: list[list[str]] = []
+    for name, text in (extras.units or {}).items():
+        files[f"/etc/systemd/system/{name}"] = text
+        commands.append(["systemctl", "enable", "--now", name])
+    if extras.data_disks:
+        commands.insert(0, ["sh", "-c", _STRIPE])
+    if commands:
+        cloud["runcmd"] = commands
+    if files:
+        cloud["write_files"] = [
+            {"path": path, "content": text, "permissions": "0644"} for path, text in files.items()
+        ]
+    if extras.ssh_keys:
+        cloud["ssh_authorized_keys"] = list(extras.ssh_keys)
+    # JSON is YAML, and needs no library.
+    data = gzip.compress(b"#cloud-config\n" + json.dumps(cloud).encode(), 9, mtime=0)
+    if len(data) > MAX_BYTES:
+        raise UsageError(
+            f"EC2: the user-data of an instance would have {len(data)} bytes of the {MAX_BYTES} "
+            "that EC2 takes: write fewer or smaller files=, units= or ssh_keys="
+        )
+    return data
+
+
+def _start(boot: str) -> str:
+    """Return a shell script that starts the boot file and leaves it running."""
+    mark = f"BIGMACHINE{os.urandom(8).hex()}"
+    assert mark not in boot
+    return (
+        # A cloud image runs this at every boot; after the first there is nothing to be had.
+        "[ -e /run/bigmachine-booted ] && exit 0\n"
+        ": > /run/bigmachine-booted\n"
+        "umask 077\n"
+        f"(exec >>{LOG} 2>&1; trap '' HUP; setsid python3 - <<'{mark}'\n{boot}\n{mark}\n"
+        f"{POWER_OFF}) </dev/null &\n"
+    )

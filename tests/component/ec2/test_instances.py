@@ -1,0 +1,96 @@
+"""Machines on instances of a cloud that is moto's, but whose instances really boot."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+import bigmachine as bm
+from bigmachine.image.build import Image
+from bigmachine.systems.ec2 import EC2
+
+from .cloud import TYPE, Cloud, cloud_config
+
+LIMIT = 60.0
+
+
+class Service:
+    def double(self, n: int) -> int:
+        return 2 * n
+
+    def hang(self) -> None:
+        time.sleep(LIMIT)
+
+
+def ec2(cloud: Cloud, **options: Any) -> EC2:
+    chosen = {"instance_type": TYPE, "ami": cloud.ami, "use_private_ip": True, **options}
+    return EC2(endpoint_url=cloud.url, region="us-east-1", **chosen)
+
+
+def test_machines_run_on_instances_which_end_with_the_cluster(cloud: Cloud, image: Image) -> None:
+    with bm.start(ec2(cloud, on_demand=True)) as cluster:
+        machines = cluster.start(3, services={"S": Service()}, image=image)
+        assert [f.result(LIMIT) for f in machines.call(Service.double, 21)] == [42, 42, 42]
+        assert len(cloud.living()) == 2  # of two processors each
+        (marks, _) = (cloud.tags(instance) for instance in cloud.living())
+        assert marks["bigmachine:cluster"] == cluster.name
+    assert cloud.living() == []
+
+
+def test_spot_comes_first_and_its_instances_come_of_a_fleet(cloud: Cloud, image: Image) -> None:
+    with bm.start(ec2(cloud)) as cluster:
+        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        assert machine.call(Service.double, 1).result(LIMIT) == 2
+    assert [market for market, _ in cloud.made if market == "spot"]
+    assert cloud.backend.launch_templates == {}
+
+
+def test_a_spot_instance_that_is_taken_back_is_said_to_be(cloud: Cloud, image: Image) -> None:
+    with bm.start(ec2(cloud, spot_only=True)) as cluster:
+        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        machine.wait().result(LIMIT)
+        call = machine.call(Service.hang)
+        (instance,) = cloud.living()
+        cloud.take_back(instance)
+        with pytest.raises(bm.MachineStoppedError) as raised:
+            call.result(LIMIT)
+        assert raised.value.death.kind == "spot"
+
+
+def test_where_there_is_no_spot_on_demand_is_taken(cloud: Cloud, image: Image) -> None:
+    cloud.refuse = lambda market, _: "InsufficientInstanceCapacity" if market == "spot" else ""
+    with bm.start(ec2(cloud)) as cluster:
+        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        assert machine.call(Service.double, 1).result(LIMIT) == 2
+
+
+def test_without_any_capacity_the_machines_say_so(cloud: Cloud, image: Image) -> None:
+    cloud.refuse = lambda *_: "InsufficientInstanceCapacity"
+    with bm.start(ec2(cloud)) as cluster:
+        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        machine.wait().result(LIMIT)
+        assert machine.err is not None
+        cause = machine.err.__cause__
+        assert isinstance(cause, bm.ProvisionError)
+        assert "name more types" in cause.remedy
+        assert cause.temporary
+
+
+def test_a_missing_permission_names_itself(cloud: Cloud, image: Image) -> None:
+    cloud.refuse = lambda *_: "UnauthorizedOperation"
+    with bm.start(ec2(cloud, on_demand=True)) as cluster:
+        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        machine.wait().result(LIMIT)
+        assert "let the policy of these credentials allow the action" in str(machine.err)
+
+
+def test_user_data_is_small_and_has_one_hosts_credentials(cloud: Cloud, image: Image) -> None:
+    with bm.start(ec2(cloud, on_demand=True)) as cluster:
+        machines = cluster.start(4, services={"S": Service()}, image=image)
+        machines.running().result(LIMIT)
+    texts = [cloud_config(data)["bootcmd"][0][2] for data in cloud.booted.values()]
+    assert len(texts) == 2
+    assert max(map(len, cloud.booted.values())) < 16 << 10
+    assert [text.count("BEGIN PRIVATE KEY") for text in texts] == [1, 1]
