@@ -15,23 +15,27 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.errors import UsageError
 from bigmachine.image import distributions
-from bigmachine.image.distributions import SITE, Distribution, Layout, real
+from bigmachine.image.distributions import Distribution
 from bigmachine.image.editable import read_paths
 from bigmachine.image.files import FileLayer, Source, make_layer
-from bigmachine.image.index import Index
+from bigmachine.image.index import Index, Known, key_of, signature
+from bigmachine.image.layout import SITE, Layout, real
 from bigmachine.image.listing import Layer
-from bigmachine.image.manifest import LayerRef, Manifest
+from bigmachine.image.manifest import LayerRef, Manifest, place_of
 from bigmachine.image.platforms import Platform
-from bigmachine.image.roots import Roots
+from bigmachine.image.roots import Part, Roots
+from bigmachine.image.sources import Found
 
 if TYPE_CHECKING:
     from bigmachine.host.messages import Program
 
+_SCRIPTS: Final = "bin"
+"""Where an image has its commands, relative to its root."""
 _SHEBANG_BYTES: Final = 512
 
 
@@ -95,7 +99,9 @@ class _Builder:
         )
         self._sys_path: list[str] = []
         self._places: list[tuple[str, str]] = [(each, SITE) for each in self.layout.sites]
-        self._places += [(real(sys.prefix), "")]
+        self._places += [(each, _SCRIPTS) for each in self.layout.scripts]
+        self._aliases: list[tuple[str, str]] = []
+        self._program = ""
         self._scripts: list[str] = []
         self._left_out: list[tuple[str, str]] = []
 
@@ -103,7 +109,7 @@ class _Builder:
 
     def add_data(self, data: Sequence[str | os.PathLike[str]]) -> None:
         for each in data:
-            path = real(os.fspath(each))
+            path = self._resolve(os.path.abspath(each))
             if not os.path.exists(path):
                 raise UsageError(f"data={os.fspath(each)!r}: there is no such file or directory")
             self._roots.add_data(path)
@@ -111,9 +117,11 @@ class _Builder:
     def add_path(self, sys_path: Iterable[str]) -> None:
         """Take the program's ``sys.path``."""
         for text in sys_path:
-            path = real(text or os.getcwd())
+            path = self._resolve(os.path.abspath(text))
             if path in self.layout.sites:
                 self._add_entry(SITE)
+            elif path in self.layout.scripts:  # where Python finds a command that it runs
+                self._add_entry(_SCRIPTS)
             elif self.layout.is_stdlib(path):
                 continue
             elif os.path.isdir(path):
@@ -127,10 +135,18 @@ class _Builder:
         if program.how != "script":
             return
         given = os.path.normpath(os.path.join(program.directory or os.getcwd(), program.target))
-        path = real(given)
-        if not self._roots.has(path):
-            self._roots.add(path if os.path.isdir(path) else os.path.dirname(path))
+        path = self._program = self._resolve(given)
+        directory = path if os.path.isdir(path) else os.path.dirname(path)
+        if directory not in self.layout.scripts and not self._roots.has(path):
+            self._roots.add(directory)
         self._roots.want(path)
+
+    def _resolve(self, path: str) -> str:
+        """Return a path without links; the one with links is to be found in the image too."""
+        found = real(path)
+        if found != path:
+            self._aliases.append((path, found))
+        return found
 
     def _add_entry(self, entry: str) -> None:
         if entry not in self._sys_path:
@@ -144,87 +160,115 @@ class _Builder:
         self._left_out += paths.left_out
         for entry in paths.sys_path:
             self._add_entry(entry)
-        owned: dict[str, object] = {}
-        for found in distributions.installed(self.layout):
-            key = f"{found.metadata['Name']} {getattr(found, '_path', '')}"
-            known = self._index.find(key)
-            if known is not None and not self._is_rewritten(known[1], paths.rewritten):
-                self._add(*known)
-                owned.update((entry.path, None) for entry in known[1].entries)
-                continue
-            described = distributions.describe(found, self.layout)
-            if described is not None:
-                owned.update(described.sources)
-                owned.update(described.links)
-                self._add_distribution(described, key, paths.rewritten)
-        for package in distributions.of_conda(sys.prefix, owned):
-            owned.update(package.sources)
-            self._add_distribution(package, package.name, paths.rewritten)
-        rest = distributions.unowned(self.layout, owned)
-        self._add_distribution(rest, "", paths.rewritten)
+        owned = {place for place, data in paths.rewritten.items() if data is None}
+        shown, hidden = distributions.installed(self.layout)
+        for each in shown:
+            key = f"{each.name} {each.path} {self.layout.state(each.path)}"
+            known = self._find(key, paths.rewritten)
+            if known is None:
+                described = distributions.describe(each, self.layout)
+                if described is None:
+                    continue  # nothing says which files are its: they are nobody's
+                known = self._make(described, key, paths.rewritten)
+            owned.update(known.places)
+            self._add(known)
+        rest = [*distributions.of_conda(sys.prefix, self.layout, owned)]
+        owned.update(*(package.sources for package in rest))
+        rest.append(distributions.unowned(self.layout, owned, hidden))
+        for described in rest:
+            key = key_of(described.sources, described.links)
+            known = self._find(key, paths.rewritten)
+            known = known or self._make(described, key, paths.rewritten)
+            owned.update(known.places)
+            self._add(known)
+        if self._program and self.layout.place(self._program) not in owned:
+            self._add_command()
 
-    def _is_rewritten(self, layer: FileLayer, rewritten: Mapping[str, bytes | None]) -> bool:
-        return bool(rewritten) and any(entry.path in rewritten for entry in layer.entries)
+    def _add_command(self) -> None:
+        """Have a command travel that lies where installers put theirs, and is nobody's."""
+        if os.path.dirname(self._program) in self.layout.scripts:
+            self._roots.add_file(self._program)
 
-    def _add_distribution(
+    def _find(self, key: str, rewritten: Mapping[str, object]) -> Known | None:
+        known = self._index.find(key)
+        return None if known and not rewritten.keys().isdisjoint(known.places) else known
+
+    def _make(
         self, described: Distribution, key: str, rewritten: Mapping[str, bytes | None]
-    ) -> None:
-        mine = described.sources
-        is_own = True
-        for place in [place for place in mine if place in rewritten]:
+    ) -> Known:
+        """Make the layer of a distribution, and keep what came of it."""
+        mine = dict(described.sources)
+        for place in described.sources.keys() & rewritten.keys():
             data = rewritten[place]
-            is_own = False
             del mine[place]
             if data is not None:
                 mine[place] = Source("", data)
-        if not mine and not described.links:
-            return
         version = f"-{described.version}" if described.version else ""
-        layer = make_layer(
-            f"{described.name}{version}", "distribution", mine, links=described.links
+        part = Part(
+            name=f"{described.name}{version}",
+            kind="distribution",
+            mount="",
+            found=Found(mine, described.links, described.problems),
         )
-        ref = self._ref(layer, "", (described.name, described.version), described.tags)
-        self._add(ref, layer)
-        if is_own and key:
-            self._index.keep(key, ref, layer, mine)
+        about = (described.name, described.version), described.tags
+        return self._make_part(part, self._index, key, *about)
 
-    def add_sources(self) -> None:
-        """Add the user's own directories, and the data that is in none of them."""
-        self._roots.want_loaded()
-        for part in self._roots.parts():
-            self._left_out += part.found.left_out
-            found = part.found
-            layer = make_layer(part.name, part.kind, found.sources, links=found.links)
-            self._add(self._ref(layer, part.mount), layer)
-        self._places += self._roots.places
-
-    def _ref(
+    def _make_part(
         self,
-        layer: FileLayer,
-        mount: str,
+        part: Part,
+        index: Index,
+        key: str,
         distribution: tuple[str, str] = ("", ""),
         tags: tuple[str, ...] = (),
-    ) -> LayerRef:
-        return LayerRef(
+    ) -> Known:
+        files, problems = part.found.sources, list(part.found.left_out)
+        state = signature(source.path for source in files.values())
+        layer = make_layer(part.name, part.kind, files, links=part.found.links, problems=problems)
+        ref = LayerRef(
             digest=layer.digest,
-            name=layer.name,
-            kind=layer.kind,
-            mount=mount,
+            name=part.name,
+            kind=part.kind,
+            mount=part.mount,
             size_bytes=layer.size_bytes,
             distribution=distribution,
             tags=tags,
         )
+        known = Known(ref, layer, (*files, *part.found.links), tuple(problems))
+        if key and all(source.data is None for source in files.values()):
+            index.keep(key, known, files, state)
+        return known
 
-    def _add(self, ref: LayerRef, layer: FileLayer) -> None:
-        self._refs.append(ref)
-        self._layers[ref.digest] = layer
-        if not ref.mount:
-            scripts = [e.path for e in layer.entries if e.path.startswith("bin/")]
-            self._scripts += [path for path in scripts if _is_python_script(layer, path)]
+    def add_sources(self) -> None:
+        """Add the user's own directories, and the data that is in none of them."""
+        self._roots.want_loaded()
+        index = self._index.beside(("sources", *self.layout.sites, *self._roots.paths))
+        for part in self._roots.parts():
+            key = f"{part.mount} {part.name} {key_of(part.found.sources, part.found.links)}"
+            known = index.find(key)
+            if known is None:
+                self._add(self._make_part(part, index, key))
+            else:
+                self._add(replace(known, problems=tuple(part.found.left_out)))
+        self._places += self._roots.places
+        index.save()
+
+    def _add(self, known: Known) -> None:
+        self._left_out += known.problems
+        if not known.places:
+            return
+        self._refs.append(known.ref)
+        self._layers[known.ref.digest] = known.layer
+        if not known.ref.mount:
+            scripts = [path for path in known.places if path.startswith(f"{_SCRIPTS}/")]
+            self._scripts += [path for path in scripts if _is_python_script(known.layer, path)]
 
     def finish(self) -> Image:
         """Return the image."""
         self._index.save()
+        for given, path in self._aliases:
+            place = place_of(self._places, path)
+            if place is not None:
+                self._places.append((given, place))
         manifest = Manifest(
             python=(sys.version_info[0], sys.version_info[1], sys.version_info[2]),
             platform=_platform(),

@@ -16,20 +16,17 @@ import json
 import os
 import posixpath
 import re
-import sys
-import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from bigmachine.image.files import Source
+from bigmachine.image.layout import SITE, Layout, real
 from bigmachine.image.sources import compiled_beside
 
-SITE: Final = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-"""Where an image has its distributions, relative to its root."""
-
 _METADATA: Final = (".dist-info", ".egg-info")
-_NOT_OURS: Final = frozenset({"__pycache__", "sitecustomize.py", "usercustomize.py"})
+_NAME: Final = re.compile(r"^name:(.+)$", re.IGNORECASE | re.MULTILINE)
+_NOT_OURS: Final = frozenset({"sitecustomize.py", "usercustomize.py"})
 _PIPS: Final = re.compile(r"[~-].*")  # what pip has left of a removal that failed
 
 
@@ -43,7 +40,7 @@ class Distribution:
         tags: Its wheel's tags; () when no wheel was installed.
         sources: Its files, by path in the image.
         links: Its symbolic links, likewise.
-        missing: Files that it should have and has not.
+        problems: What of it cannot travel, and why.
     """
 
     name: str
@@ -51,110 +48,68 @@ class Distribution:
     tags: tuple[str, ...] = ()
     sources: dict[str, Source] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Where this environment has its things.
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What is installed under some name.
 
     Attributes:
-        sites: The directories that are ``site-packages`` of some kind, in the order of
-            ``sys.path``.
-        prefixes: The environment's own root, and those that it builds upon.
-        stdlib: The directories of the standard library.
+        name: The name.
+        path: The directory of its metadata.
+        found: What reads the rest.
     """
 
-    sites: tuple[str, ...]
-    prefixes: tuple[str, ...]
-    stdlib: tuple[str, ...]
-
-    @classmethod
-    def here(cls, sys_path: Iterable[str]) -> Layout:
-        """Return this process's.
-
-        Args:
-            sys_path: The program's ``sys.path``.
-        """
-        import site
-
-        paths = sysconfig.get_paths()
-        base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
-        stdlib = {
-            real(sysconfig.get_path(name, vars=variables))
-            for name in ("stdlib", "platstdlib")
-            for variables in ({}, {**base, "installed_base": sys.base_prefix})
-        }
-        stdlib |= {posixpath.join(each, "lib-dynload") for each in set(stdlib)}
-        known = {real(paths["purelib"]), real(paths["platlib"]), real(site.getusersitepackages())}
-        known |= set(map(real, site.getsitepackages()))
-        names = ("site-packages", "dist-packages")
-        sites = [
-            each
-            for each in dict.fromkeys(map(real, sys_path))
-            if (each in known or posixpath.basename(each) in names) and os.path.isdir(each)
-        ]
-        prefixes = dict.fromkeys(
-            map(real, (sys.prefix, sys.exec_prefix, sys.base_prefix, site.getuserbase()))
-        )
-        return cls(sites=tuple(sites), prefixes=tuple(prefixes), stdlib=tuple(stdlib))
-
-    def place(self, path: str) -> str | None:
-        """Return where an installed file is in an image; None: nowhere.
-
-        Args:
-            path: The file, absolute and normalised.
-        """
-        for directory in self.sites:
-            if path.startswith(directory + "/"):
-                return f"{SITE}/{path[len(directory) + 1 :]}"
-        for prefix in self.prefixes:
-            if path.startswith(prefix + "/"):
-                return path[len(prefix) + 1 :]
-        return None
-
-    def is_stdlib(self, path: str) -> bool:
-        """Whether a directory or archive of ``sys.path`` is the standard library's."""
-        name = posixpath.basename(path)
-        return path in self.stdlib or re.fullmatch(r"python3\d+\.zip", name) is not None
+    name: str
+    path: str
+    found: importlib.metadata.Distribution
 
 
-def real(path: str) -> str:
-    """Return a path without links, as all are compared here."""
-    return os.path.realpath(path)
+def installed(layout: Layout) -> tuple[list[Installed], set[str]]:
+    """Find the distributions that the program finds: each name once, the first on the path.
 
-
-def installed(layout: Layout) -> Iterator[importlib.metadata.Distribution]:
-    """Yield the distributions that the program finds, each name once, the first on the path."""
-    seen: set[str] = set()
+    Returns:
+        Them, and the metadata of those that they hide.
+    """
+    shown: dict[str, Installed] = {}
+    hidden: set[str] = set()
     for found in importlib.metadata.distributions(path=list(layout.sites)):
-        name = found.metadata["Name"] if found.metadata else None
-        if not name:
+        text = found.read_text("METADATA") or found.read_text("PKG-INFO") or found.read_text("")
+        match = _NAME.search((text or "").partition("\n\n")[0])
+        if match is None:
             continue
+        path = str(getattr(found, "_path", ""))
+        name = match[1].strip()
         key = re.sub(r"[-_.]+", "-", name).lower()
-        if key not in seen:
-            seen.add(key)
-            yield found
+        if shown.setdefault(key, Installed(name, path, found)).path != path:
+            hidden.add(path)
+    return list(shown.values()), hidden
 
 
-def describe(found: importlib.metadata.Distribution, layout: Layout) -> Distribution | None:
+def describe(each: Installed, layout: Layout) -> Distribution | None:
     """Say which files a distribution has; None when nothing says so.
 
     Args:
-        found: The distribution.
+        each: The distribution.
         layout: Where this environment has its things.
     """
+    found = each.found
     names = _recorded(found)
     if names is None:
         return None
-    described = Distribution(name=found.metadata["Name"], version=found.version, tags=_tags(found))
+    described = Distribution(name=each.name, version=found.version, tags=_tags(found))
     base = str(found.locate_file(""))
     directories: dict[str, str] = {}
+    missing: list[str] = []
     for name in names:
         directory, _, file = os.path.normpath(os.path.join(base, name)).rpartition("/")
         if directory not in directories:
             directories[directory] = real(directory)
-        _take(described, f"{directories[directory]}/{file}", layout)
+        _take(described, f"{directories[directory]}/{file}", layout, missing)
+    if missing:
+        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        described.problems.append((each.path, f"files of it are not there: {some}"))
     return described
 
 
@@ -170,18 +125,35 @@ def _recorded(found: importlib.metadata.Distribution) -> list[str] | None:
     return [posixpath.join(own, line) for line in listed.splitlines() if line]
 
 
-def _take(described: Distribution, path: str, layout: Layout) -> None:
-    if path.endswith((".pyc", ".pyo")):
-        return  # what is valid of them comes with its module
+def _take(described: Distribution, path: str, layout: Layout, missing: list[str]) -> None:
+    if "/__pycache__/" in path or layout.is_hidden(path):
+        return  # what is valid of compiled modules comes with theirs
     place = layout.place(path)
     if place is None:
-        return
-    if os.path.islink(path) and not os.path.isabs(os.readlink(path)):
-        described.links[place] = os.readlink(path)
+        described.problems.append(
+            (path, f"it is outside of the environment, but {described.name}'s")
+        )
+    elif os.path.islink(path) and (target := _link(path, place, layout)):
+        described.links[place] = target
     elif os.path.isfile(path):
-        described.sources.update(with_compiled(place, path))
+        _add_file(described, place, path)
     elif not os.path.isdir(path):
-        described.missing.append(path)
+        missing.append(path)
+
+
+def _link(path: str, place: str, layout: Layout) -> str:
+    """Return a link's target if it leads to the same file in an image, else ""."""
+    target = os.readlink(path)
+    meant = layout.place(os.path.normpath(os.path.join(os.path.dirname(path), target)))
+    there = posixpath.normpath(posixpath.join(posixpath.dirname(place), target))
+    return target if not os.path.isabs(target) and meant == there else ""
+
+
+def _add_file(described: Distribution, place: str, path: str) -> None:
+    if os.access(path, os.R_OK):
+        described.sources.update(with_compiled(place, path))
+    else:
+        described.problems.append((path, "it cannot be read: permission denied"))
 
 
 def with_compiled(place: str, path: str) -> dict[str, Source]:
@@ -194,48 +166,63 @@ def with_compiled(place: str, path: str) -> dict[str, Source]:
     return found
 
 
-def unowned(layout: Layout, owned: Mapping[str, object]) -> Distribution:
+def unowned(layout: Layout, owned: Container[str], hidden: Container[str]) -> Distribution:
     """Return what lies in ``site-packages`` and belongs to no distribution that says so.
 
     Args:
         layout: Where this environment has its things.
         owned: What belongs to others, by place in the image.
+        hidden: Metadata of distributions that others hide.
     """
     rest = Distribution(name="site-packages", version="")
-    tops = {place.split("/", 4)[3] for place in owned if place.startswith(SITE)}
     for directory in layout.sites:
-        with os.scandir(directory) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        for entry in found:
-            place = f"{SITE}/{entry.name}"
-            if entry.name in _NOT_OURS or _PIPS.fullmatch(entry.name) or place in rest.sources:
-                continue
-            if entry.is_file():
-                if place not in owned:
-                    rest.sources.update(with_compiled(place, entry.path))
-            elif entry.is_dir() and not (entry.name in tops and entry.name.endswith(_METADATA)):
-                _take_tree(rest, entry.path, place, owned)
+        pending = [(directory, SITE)]
+        while pending:
+            parent, inside = pending.pop()
+            with os.scandir(parent) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+            for entry in found:
+                if inside == SITE and _is_no_part(entry, rest, owned, hidden):
+                    continue
+                place = f"{inside}/{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name != "__pycache__":
+                        pending.append((entry.path, place))
+                elif place not in owned and place not in rest.sources:
+                    _take_unowned(rest, entry.path, place, layout)
     return rest
 
 
-def _take_tree(rest: Distribution, root: str, place: str, owned: Mapping[str, object]) -> None:
-    """Take what of a directory nobody owns: a package of its own, or a part of a namespace."""
-    for directory, below, files in os.walk(root):
-        below[:] = sorted(name for name in below if name != "__pycache__")
-        inside = posixpath.normpath(posixpath.join(place, os.path.relpath(directory, root)))
-        for name in files:
-            where = posixpath.join(inside, name)
-            if where not in owned and where not in rest.sources and not name.endswith(".pyc"):
-                path = os.path.join(directory, name)
-                if os.path.isfile(path):
-                    rest.sources.update(with_compiled(where, path))
+def _is_no_part(
+    entry: os.DirEntry[str], rest: Distribution, owned: Container[str], hidden: Container[str]
+) -> bool:
+    if entry.name in _NOT_OURS:
+        rest.problems.append((entry.path, "it belongs to this computer's Python"))
+        return True
+    if entry.name.endswith(_METADATA) and any(
+        f"{SITE}/{entry.name}/{name}" in owned for name in ("METADATA", "PKG-INFO")
+    ):
+        return True  # what its installer has not noted down says where it came from, and the like
+    return _PIPS.fullmatch(entry.name) is not None or entry.path in hidden
 
 
-def of_conda(prefix: str, owned: Mapping[str, object]) -> Iterator[Distribution]:
+def _take_unowned(rest: Distribution, path: str, place: str, layout: Layout) -> None:
+    if layout.is_hidden(path) or (path.endswith(".pyc") and os.path.exists(path[:-1])):
+        return
+    if os.path.islink(path) and (target := _link(path, place, layout)):
+        rest.links[place] = target
+    elif os.path.isfile(path):
+        _add_file(rest, place, path)
+    elif os.path.islink(path):
+        rest.problems.append((path, f"a link to {real(path)}"))
+
+
+def of_conda(prefix: str, layout: Layout, owned: Container[str]) -> Iterator[Distribution]:
     """Yield conda's packages, as far as no distribution has their files: libraries, above all.
 
     Args:
         prefix: The environment.
+        layout: Where this environment has its things.
         owned: What belongs to distributions, by place in the image.
     """
     directory = os.path.join(prefix, "conda-meta")
@@ -249,14 +236,12 @@ def of_conda(prefix: str, owned: Mapping[str, object]) -> Iterator[Distribution]
         package = Distribution(name=f"conda:{values['name']}", version=str(values["version"]))
         for place in values.get("files", ()):
             path = os.path.join(prefix, place)
-            if place in owned or place.endswith(".pyc"):
+            if place in owned or "/__pycache__/" in place:
                 continue
-            if os.path.islink(path) and not os.path.isabs(os.readlink(path)):
-                package.links[place] = os.readlink(path)
+            if os.path.islink(path) and (target := _link(path, place, layout)):
+                package.links[place] = target
             elif os.path.isfile(path):
-                package.sources.update(with_compiled(place, path))
-            else:
-                package.missing.append(path)
+                _add_file(package, place, path)
         yield package
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from bigmachine.image.distributions import SITE, Layout, real
+from bigmachine.image.layout import SITE, Layout, real
 
 _TO_ROOT: Final = posixpath.relpath(".", SITE)
 _FINDER: Final = re.compile(r"import (__editable___\w+_finder)\b")

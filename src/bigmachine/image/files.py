@@ -13,7 +13,7 @@ import importlib.util
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -53,12 +53,14 @@ class FileLayer:
 
     Args:
         listing: The canonical text of its listing.
-        sources: Where the contents come from, by path in the layer.
+        sources: Where the contents come from, by path in the layer; or what says so when asked.
     """
 
-    def __init__(self, listing: bytes, sources: Mapping[str, Source]) -> None:
+    def __init__(
+        self, listing: bytes, sources: Mapping[str, Source] | Callable[[], Mapping[str, Source]]
+    ) -> None:
         self.listing = listing
-        self._sources = sources
+        self._given = sources
         self._spans: list[list[Span]] | None = None
 
     def __repr__(self) -> str:
@@ -76,6 +78,10 @@ class FileLayer:
     @cached_property
     def _decoded(self) -> Listing:
         return Listing.decode(self.listing)
+
+    @cached_property
+    def _sources(self) -> Mapping[str, Source]:
+        return self._given() if callable(self._given) else self._given
 
     @property
     def name(self) -> str:
@@ -118,7 +124,7 @@ class FileLayer:
         data = b"".join(pieces)
         if hashlib.sha256(data).hexdigest() != self._decoded.packs[number].sha256:
             raise OSError(
-                f"{' or '.join(paths[:3])} has changed since the image was built; "
+                f"{max(paths, key=_changed)} has changed since the image was built; "
                 "start the program again"
             )
         return data
@@ -131,6 +137,7 @@ def make_layer(
     *,
     links: Mapping[str, str] | None = None,
     directories: Iterable[str] = (),
+    problems: list[tuple[str, str]] | None = None,
 ) -> FileLayer:
     """Make a layer; reads every file.
 
@@ -140,20 +147,28 @@ def make_layer(
         sources: Its files, by path in the layer.
         links: Its symbolic links, by path, and where they lead.
         directories: Its empty directories.
+        problems: Takes files that cannot be read, and why, which then are not in the layer.
 
     Raises:
-        OSError: A file cannot be read.
+        OSError: A file cannot be read, and ``problems`` is None.
     """
     cutter = Cutter(kind)
     entries = [Entry(path, 0o777, None, target) for path, target in (links or {}).items()]
     entries += [Entry(path, 0o755, None) for path in directories]
     for path in sorted(sources):
         size = 0
-        for data in _contents(sources[path]):
-            cutter.feed(data)
-            size += len(data)
+        try:
+            mode = _mode(sources[path])
+            for data in _contents(sources[path]):
+                cutter.feed(data)
+                size += len(data)
+        except OSError as error:
+            if problems is None or size:
+                raise
+            problems.append((sources[path].path, f"it cannot be read: {error.strerror}"))
+            continue
         cutter.end_file()
-        entries.append(Entry(path, _mode(sources[path]), size))
+        entries.append(Entry(path, mode, size))
     listing = Listing(name=name, kind=kind, entries=sort_entries(entries), packs=cutter.close())
     return FileLayer(listing.encode(), sources)
 
@@ -199,6 +214,14 @@ def _read(source: Source, span: Span) -> bytes:
         data = file.read(span.size)
     head = source.head[span.offset : span.offset + span.size]
     return head + data[len(head) :]
+
+
+def _changed(path: str) -> int:
+    """Return when a file was changed; of several files of which one was, that one comes last."""
+    try:
+        return os.stat(path).st_ctime_ns
+    except OSError:
+        return 0
 
 
 def _mode(source: Source) -> int:

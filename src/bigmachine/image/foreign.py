@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from bigmachine.errors import ProvisionError
 from bigmachine.image.build import Image
-from bigmachine.image.distributions import SITE, with_compiled
+from bigmachine.image.distributions import with_compiled
 from bigmachine.image.files import FileLayer, Source, make_layer
+from bigmachine.image.layout import SITE
 from bigmachine.image.listing import Layer, Listing
 from bigmachine.image.manifest import LayerRef
 from bigmachine.image.platforms import Platform

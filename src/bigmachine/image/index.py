@@ -14,7 +14,10 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
 from bigmachine.image.files import FileLayer, Source
@@ -22,7 +25,26 @@ from bigmachine.image.manifest import LayerRef
 
 logger = logging.getLogger(__name__)
 
-_VERSION: Final = 1
+_VERSION: Final = 2
+_UNUSED_SECONDS: Final = 30 * 86_400.0
+"""How long an index is kept that nobody reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A layer, and what was found out when it was made.
+
+    Attributes:
+        ref: What the manifest says of it.
+        layer: The layer.
+        places: Its files and links, by path in the layer.
+        problems: What could not travel, and why.
+    """
+
+    ref: LayerRef
+    layer: FileLayer
+    places: tuple[str, ...]
+    problems: tuple[tuple[str, str], ...] = ()
 
 
 class Index:
@@ -41,54 +63,53 @@ class Index:
         self._used: dict[str, Any] = {}
         self._changed = False
 
-    def find(self, key: str) -> tuple[LayerRef, FileLayer] | None:
+    def beside(self, environment: Iterable[str]) -> Index:
+        """Return another one, kept where this is."""
+        return Index(environment, self._directory)
+
+    def find(self, key: str) -> Known | None:
         """Return a layer that has not changed since it was kept.
 
         Args:
             key: What it was kept as.
         """
-        known = self._known.get(key)
-        if known is None:
+        kept = self._known.get(key)
+        if kept is None:
             return None
         try:
-            paths = [path for _, path, _ in known["sources"]]
-            if known["signature"] != signature(paths):
+            if kept["signature"] != signature(path for _, path, _ in kept["sources"]):
                 return None
+            values = kept["ref"]
+            name, version = values["distribution"]
             ref = LayerRef(
-                **{
-                    **known["ref"],
-                    "distribution": tuple(known["ref"]["distribution"]),
-                    "tags": tuple(known["ref"]["tags"]),
-                }
+                **{**values, "distribution": (name, version), "tags": tuple(values["tags"])}
             )
-            sources = {
-                place: Source(path, head=bytes.fromhex(head))
-                for place, path, head in known["sources"]
-            }
-            layer = FileLayer(known["listing"].encode("utf-8", "surrogateescape"), sources)
-        except (KeyError, TypeError, ValueError):
+            text = kept["listing"].encode("utf-8", "surrogateescape")
+            layer = FileLayer(text, partial(_sources_of, kept["sources"]))
+            problems = tuple((path, why) for path, why in kept["problems"])
+            places = (*(place for place, _, _ in kept["sources"]), *kept["links"])
+        except (KeyError, TypeError, ValueError, AttributeError):
             return None
-        self._used[key] = known
-        return ref, layer
+        self._used[key] = kept
+        return Known(ref, layer, places, problems)
 
-    def keep(
-        self, key: str, ref: LayerRef, layer: FileLayer, sources: Mapping[str, Source]
-    ) -> None:
-        """Keep what came of reading a layer's files, none of which is made up."""
+    def keep(self, key: str, known: Known, sources: Mapping[str, Source], state: str) -> None:
+        """Keep what came of reading a layer's files, none of which is made up.
+
+        Args:
+            key: What to keep it as.
+            known: What came of it.
+            sources: Its files.
+            state: Their `signature`, from before they were read.
+        """
         self._changed = True
         self._used[key] = {
-            "signature": signature([source.path for source in sources.values()]),
-            "ref": {
-                "digest": ref.digest,
-                "name": ref.name,
-                "kind": ref.kind,
-                "mount": ref.mount,
-                "size_bytes": ref.size_bytes,
-                "distribution": ref.distribution,
-                "tags": ref.tags,
-            },
+            "signature": state,
+            "ref": asdict(known.ref),
             "sources": [[place, each.path, each.head.hex()] for place, each in sources.items()],
-            "listing": layer.listing.decode("utf-8", "surrogateescape"),
+            "links": [place for place in known.places if place not in sources],
+            "problems": known.problems,
+            "listing": known.layer.listing.decode("utf-8", "surrogateescape"),
         }
 
     def save(self) -> None:
@@ -103,6 +124,7 @@ class Index:
                 with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
                     json.dump(values, file, ensure_ascii=False)
                 os.replace(path, self._path)
+                self._forget_others()
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
@@ -110,27 +132,58 @@ class Index:
         except OSError as error:
             logger.debug("the index of images cannot be written: %s", error)
 
+    def _forget_others(self) -> None:
+        """Remove the indexes of environments that have not been used for long."""
+        limit = time.time() - _UNUSED_SECONDS
+        with os.scandir(self._directory) as entries:
+            for entry in entries:
+                if entry.stat(follow_symlinks=False).st_mtime < limit:
+                    os.unlink(entry.path)
+
     def _load(self) -> dict[str, Any]:
         try:
             with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
                 values = json.load(file)
             if values["v"] != _VERSION:
                 return {}
+            os.utime(self._path)
             known: dict[str, Any] = values["layers"]
             return known if isinstance(known, dict) else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
 
+def _sources_of(kept: list[tuple[str, str, str]]) -> dict[str, Source]:
+    return {place: Source(path, head=bytes.fromhex(head)) for place, path, head in kept}
+
+
+def key_of(sources: Mapping[str, Source], links: Mapping[str, str]) -> str:
+    """Return a text that changes when other files are to be in a layer, or some are no more.
+
+    It is "" for what cannot be kept: contents that are made up.
+    """
+    if any(source.data is not None for source in sources.values()):
+        return ""
+    names = [[place, each.path, each.head.hex()] for place, each in sorted(sources.items())]
+    text = json.dumps([names, sorted(links.items())])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def signature(paths: Iterable[str]) -> str:
-    """Return a text that changes when one of these files does."""
+    """Return a text that changes when one of these files does.
+
+    The time of a file's last change of status is part of it: it is the one that nobody can set, so
+    what was written in place with the old time and size is noticed too.
+    """
     state = hashlib.sha256()
     for path in paths:
         try:
             found = os.stat(path)
-            state.update(b"%d %d %d\n" % (found.st_mtime_ns, found.st_size, found.st_mode))
         except OSError:
             state.update(b"gone\n")
+            continue
+        values = found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_mode
+        state.update(b"%d %d %d %d\n" % values)
     return state.hexdigest()
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -140,9 +140,14 @@ def map_path(manifest: Manifest, path: str) -> str | None:
     Returns:
         None: It is in no part of the image.
     """
+    return place_of(manifest.places, path)
+
+
+def place_of(places: Iterable[tuple[str, str]], path: str) -> str | None:
+    """Return where a path is, by the longest of the places that it is in; see `map_path`."""
     path = posixpath.normpath(path)
     best: tuple[str, str] | None = None
-    for ours, there in manifest.places:
+    for ours, there in places:
         inside = path == ours or path.startswith(ours.rstrip("/") + "/")
         if inside and (best is None or len(ours) > len(best[0])):
             best = ours, there

@@ -108,6 +108,11 @@ class Roots:
         self._data.append(path)
         self._wanted.add(path)
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Everything that travels, as it is on this computer."""
+        return (*(path for path, _ in self.places), *self._data)
+
     def has(self, path: str) -> bool:
         """Whether a file is in a root."""
         return any(

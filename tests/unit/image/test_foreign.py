@@ -12,9 +12,9 @@ import pytest
 from bigmachine.errors import ProvisionError
 from bigmachine.image import resolve as resolving
 from bigmachine.image.build import Image, build
-from bigmachine.image.distributions import SITE
 from bigmachine.image.foreign import adapt
 from bigmachine.image.index import Index
+from bigmachine.image.layout import SITE
 from bigmachine.image.listing import Listing
 from bigmachine.image.platforms import Platform
 from bigmachine.image.resolve import resolve
