@@ -7,7 +7,9 @@ and can dial. Both hold their machines' handles here.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,6 +22,7 @@ from bigmachine.driver.handle import DialledHandle, Handle, OwnedHandle
 from bigmachine.driver.lifecycle import Happening, State
 from bigmachine.driver.orders import Orders, host_config
 from bigmachine.driver.output import Output
+from bigmachine.driver.records import Record, Recorder
 from bigmachine.driver.runtime import Runtime
 from bigmachine.errors import UsageError
 from bigmachine.futures import Future
@@ -27,6 +30,7 @@ from bigmachine.host.messages import Program
 from bigmachine.rpc import codec
 from bigmachine.rpc.client import Client
 from bigmachine.rpc.dialer import Dialer
+from bigmachine.systems.origin import Origin
 
 if TYPE_CHECKING:
     from bigmachine.driver.abroad import Abroad
@@ -220,6 +224,7 @@ class _Driver:
             from bigmachine.driver.abroad import Abroad
 
             self._abroad = Abroad(name, system, program, behind.runtime, behind._dialer)
+        self._recorder = _recorder(name, system, program)
         self._fleet = Fleet(
             name=name,
             system=system,
@@ -228,6 +233,7 @@ class _Driver:
             output=self._output,
             boot=self._boot,
             abroad=self._abroad,
+            recorder=self._recorder,
         )
 
     def start(self, handles: list[OwnedHandle], orders: Orders) -> None:
@@ -251,12 +257,37 @@ class _Driver:
         await self._fleet.shutdown(end - _CLOSE_SECONDS)
         if self._abroad is not None:
             self._abroad.close()
+        if self._recorder is not None:
+            self._recorder.close()
         await self._output.drained(max(_CLOSE_SECONDS, end - loop.time()))
 
     def kill(self) -> None:
         self._fleet.kill()
         if self._abroad is not None:
             self._abroad.close()
+        if self._recorder is not None:
+            self._recorder.close()
 
     def close_output(self, timeout: float) -> None:
         self._output.close(timeout)
+
+
+def _recorder(name: str, system: System, program: Program) -> Recorder | None:
+    """Return what keeps the record of a cluster; None where there is nothing to be recorded."""
+    options = system.recorded()
+    if options is None:
+        return None
+    if program.how == "bare":
+        text = os.path.basename(program.argv[0]) if program.argv else ""
+    else:
+        text = f"-m {program.target}" if program.how == "module" else program.target
+    record = Record(
+        name=name,
+        origin=Origin.here(),
+        program=text or "python",
+        system=system.name,
+        options=options,
+        is_here=system.is_here,
+        started=time.time(),
+    )
+    return Recorder(record)

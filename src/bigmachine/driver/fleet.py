@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bigmachine.driver.abroad import Abroad
     from bigmachine.driver.orders import Orders
     from bigmachine.driver.output import Output
+    from bigmachine.driver.records import Recorder
     from bigmachine.driver.runtime import Runtime
     from bigmachine.rpc.dialer import Dialer
     from bigmachine.systems.base import Host, System
@@ -45,6 +46,7 @@ class Fleet:
         output: Output,
         boot: Callable[[str], Mapping[str, Any]],
         abroad: Abroad | None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._name = name
         self._system = system
@@ -53,6 +55,7 @@ class Fleet:
         self._output = output
         self._boot = boot
         self._abroad = abroad
+        self._recorder = recorder
         self._links: list[HostLink] = []
         self._placing = asyncio.Lock()
         self._starting: set[asyncio.Task[None]] = set()
@@ -90,6 +93,8 @@ class Fleet:
                 launches.append(self._runtime.start_task(link.launch(batch, orders), "launch"))
 
         error: BaseException = RuntimeError("the system launched fewer hosts than were asked for")
+        if self._recorder is not None:
+            self._recorder.open()
         try:
             async with self._placing:
                 for link in self._links:
@@ -120,6 +125,8 @@ class Fleet:
                 self._lose(handle, error)
 
     def _link(self, host: Host) -> HostLink:
+        if self._recorder is not None:
+            self._recorder.add(host.id, host.address)
         return HostLink(
             self._system,
             host,
@@ -127,6 +134,7 @@ class Fleet:
             self._dialer,
             self._output,
             abroad=self._abroad,
+            recorder=self._recorder,
         )
 
     def _launch(self, request: HostRequest) -> AsyncGenerator[Host, None]:

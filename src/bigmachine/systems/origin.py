@@ -6,10 +6,9 @@ another computer, or in another container, nothing is said but that it is elsewh
 
 from __future__ import annotations
 
-import hashlib
 import os
-import socket
 import sys
+import zlib
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -96,15 +95,13 @@ def _computer() -> str:
             machine_id = file.read()
     except OSError:  # macOS, and small containers
         machine_id = b""
-    return _short(machine_id + b"\0" + socket.gethostname().encode())
+    host = os.uname().nodename.encode(errors="replace")
+    return f"{zlib.crc32(machine_id):08x}{zlib.crc32(host):08x}"
 
 
 def _boot() -> str:
+    """Return what names this start of the computer, and the processes that are seen here."""
     processes = ""
     if sys.platform == "linux":
-        processes = os.readlink("/proc/self/ns/pid")
-    return f"{_short(osdep.boot_id().encode())}+{_short(processes.encode())}"
-
-
-def _short(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:12]
+        processes = os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]")
+    return f"{osdep.boot_id()[:18]}+{processes}"

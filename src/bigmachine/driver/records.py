@@ -1,0 +1,316 @@
+"""What clusters there are: a file for each, in the user's state directory, while it is open.
+
+``bigmachine ps`` lists them. The driver holds a lock on its file, and removes it at the end; the
+file of a driver that was killed stays, so that ``bigmachine gc`` knows where to look for what it
+may have left. The next cluster removes those that can have left nothing.
+
+A file is replaced as a whole, by one that is locked already: whoever finds an unlocked file at its
+place knows that its driver is gone, or has ended that cluster. A child that the driver has forked
+shares the lock, so it is also looked at whether the driver's process lives. Nothing here ever fails
+a program: where the directory cannot be written, there is no record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from bigmachine.systems.origin import Origin, Whereabouts
+
+__all__ = ["Record", "Recorder", "Standing", "default_directory", "records", "remove"]
+
+logger = logging.getLogger(__name__)
+
+FORGET_SECONDS: Final = 30 * 86400.0
+"""After this long a record that nothing can be found out about is of no use to anybody."""
+_VERSION: Final = 1
+_JOIN_SECONDS: Final = 0.2
+_TRIES: Final = 5  # to read a file that is being replaced
+
+
+class Standing(StrEnum):
+    """What is known of a cluster."""
+
+    OPEN = "open"
+    GONE = "gone"
+    """Its driver has ended without ending it."""
+    ELSEWHERE = "elsewhere"
+    """Its driver is, or was, on another computer that shares this directory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is known of one cluster.
+
+    Attributes:
+        name: The cluster's name.
+        origin: Its driver.
+        program: What the driver runs.
+        system: The name of its system.
+        options: With these the system finds what is left of it (`System.recorded`).
+        is_here: Whether its hosts are the driver's computer.
+        started: When, in seconds since the epoch.
+        hosts: The addresses of its hosts, by their ids.
+    """
+
+    name: str
+    origin: Origin
+    program: str
+    system: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    is_here: bool = False
+    started: float = 0.0
+    hosts: Mapping[str, str | None] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """Return it as a file holds it."""
+        content = {
+            "v": _VERSION,
+            "name": self.name,
+            "origin": str(self.origin),
+            "pid": self.origin.pid,
+            "program": self.program,
+            "system": self.system,
+            "options": dict(self.options),
+            "is_here": self.is_here,
+            "started": self.started,
+            "hosts": dict(self.hosts),
+        }
+        return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+
+    @classmethod
+    def decode(cls, data: bytes) -> Record:
+        """Read what a file holds.
+
+        Raises:
+            ValueError: It holds something else.
+        """
+        content = json.loads(data)
+        try:
+            return cls(
+                name=str(content["name"]),
+                origin=Origin.parse(content["origin"]),
+                program=str(content["program"]),
+                system=str(content["system"]),
+                options=dict(content["options"]),
+                is_here=bool(content["is_here"]),
+                started=float(content["started"]),
+                hosts=dict(content["hosts"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no record of a cluster: {error!r}") from error
+
+
+def default_directory() -> str:
+    """Return where this user's records are."""
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(home, "bigmachine", "clusters")
+
+
+class Recorder:
+    """The driver's record of one cluster.
+
+    Methods may be called from any thread, and return at once: a thread of its own writes, which
+    ends when it has nothing more to do.
+
+    Args:
+        record: What is known at the beginning.
+        directory: Where the record is to be; None: `default_directory`.
+    """
+
+    def __init__(self, record: Record, directory: str | None = None) -> None:
+        self._record = record
+        self._hosts: dict[str, str | None] = {}
+        self._directory = directory
+        self._path = ""
+        self._lock_fd = -1
+        self._state = threading.Lock()
+        self._writing = threading.Lock()  # held while the file is touched
+        self._changed = False
+        self._busy = False
+        self._closed = False
+        self._writer: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"<Recorder {self._path or 'unwritten'}>"
+
+    def open(self) -> None:
+        """Note that there is such a cluster. Idempotent."""
+        if self._writer is None:
+            self._note()
+
+    def add(self, host_id: str, address: str | None) -> None:
+        """Note a host."""
+        with self._state:
+            self._hosts[host_id] = address
+        self._note()
+
+    def remove(self, host_id: str) -> None:
+        """Note that a host has ended. Idempotent."""
+        with self._state:
+            known = host_id in self._hosts
+            self._hosts.pop(host_id, None)
+        if known:
+            self._note()
+
+    def close(self) -> None:
+        """Remove the record: the cluster has ended. Idempotent."""
+        with self._state:
+            if self._closed:
+                return
+            self._closed = True
+        with self._writing:
+            if self._lock_fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._path)
+                os.close(self._lock_fd)
+                self._lock_fd = -1
+        if self._writer is not None:
+            self._writer.join(_JOIN_SECONDS)
+
+    def _note(self) -> None:
+        with self._state:
+            self._changed = True
+            if self._busy or self._closed:
+                return
+            self._busy = True
+        writer = threading.Thread(target=self._write, name="bigmachine-record", daemon=True)
+        self._writer = writer
+        with contextlib.suppress(RuntimeError):  # the interpreter ends
+            writer.start()
+
+    def _write(self) -> None:
+        while True:
+            with self._state:
+                if self._closed or not self._changed:
+                    self._busy = False
+                    return
+                self._changed = False
+                hosts = dict(self._hosts)
+            try:
+                self._replace(hosts)
+            except (OSError, ValueError, TypeError) as error:
+                logger.debug("no record of cluster %s: %s", self._record.name, error)
+
+    def _replace(self, hosts: Mapping[str, str | None]) -> None:
+        first = not self._path
+        if first:
+            self._path = self._make_path()
+        data = dataclasses.replace(self._record, hosts=hosts).encode()
+        with self._writing:
+            if self._closed:
+                return
+            descriptor = _write_locked(self._path, data)
+            before, self._lock_fd = self._lock_fd, descriptor
+        if before >= 0:
+            os.close(before)
+        if first:
+            _remove_useless(os.path.dirname(self._path))
+
+    def _make_path(self) -> str:
+        directory = self._directory or default_directory()
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        plain = "".join(
+            char if char.isalnum() or char in "-_" else "-" for char in self._record.name
+        )
+        unique = f"{self._record.origin.pid}-{os.urandom(3).hex()}"
+        return os.path.join(directory, f"{plain[:60]}-{unique}.json")
+
+
+def records(directory: str | None = None) -> Iterator[tuple[str, Record, Standing]]:
+    """Yield the path of each record, what it says, and what is known of the cluster; oldest first.
+
+    Args:
+        directory: Where they are; None: `default_directory`.
+    """
+    base = directory or default_directory()
+    found = []
+    for name in _names(base):
+        path = os.path.join(base, name)
+        with contextlib.suppress(OSError, ValueError):
+            found.append((path, *_read(path)))
+    found.sort(key=lambda each: each[1].started)
+    yield from found
+
+
+def remove(path: str) -> None:
+    """Remove a record, of a cluster that is not open. Idempotent."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(directory) if name.endswith(".json")]
+    except OSError:
+        return []
+
+
+def _read(path: str) -> tuple[Record, Standing]:
+    """Read a record and find out whether it is locked.
+
+    Raises:
+        OSError: It is not there any more.
+        ValueError: It is none.
+    """
+    for _ in range(_TRIES):
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
+            is_locked = not _try_lock(descriptor)
+            if os.stat(path).st_ino != os.fstat(descriptor).st_ino:
+                continue  # replaced meanwhile
+            record = Record.decode(file.read())
+            return record, _standing(record.origin.whereabouts, is_locked=is_locked)
+    raise FileNotFoundError(path)
+
+
+def _standing(whereabouts: Whereabouts, *, is_locked: bool) -> Standing:
+    if whereabouts is Whereabouts.GONE:
+        return Standing.GONE
+    if is_locked:
+        return Standing.OPEN
+    return Standing.GONE if whereabouts is Whereabouts.LIVING else Standing.ELSEWHERE
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _write_locked(path: str, data: bytes) -> int:
+    """Put a file in its place that is locked; return the descriptor that holds the lock."""
+    new = f"{path}.new"
+    descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(descriptor, data)
+        os.rename(new, path)
+    except BaseException:
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        raise
+    return descriptor
+
+
+def _remove_useless(directory: str) -> None:
+    """Remove the records of clusters that can have left nothing, and those nobody knows of."""
+    for path, record, standing in records(directory):
+        is_old = time.time() - record.started > FORGET_SECONDS
+        if (standing is Standing.GONE and record.is_here) or (
+            standing is Standing.ELSEWHERE and is_old
+        ):
+            remove(path)

@@ -1,0 +1,128 @@
+"""The driver's records of its clusters."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bigmachine.driver.records import Record, Recorder, Standing, records, remove
+from bigmachine.systems.origin import Origin
+
+RECORD = Record(
+    name="pi/1 ü",
+    origin=Origin.here(),
+    program="bigpi.py",
+    system="ssh",
+    options={"region": "x"},
+    started=12.5,
+)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> str:
+    return str(tmp_path / "state" / "clusters")
+
+
+@pytest.fixture
+def recorder(directory: str) -> Iterator[Recorder]:
+    recorder = Recorder(RECORD, directory)
+    recorder.open()
+    yield recorder
+    recorder.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        os.sched_yield()
+
+
+def test_a_cluster_is_open_until_its_driver_ends_it(recorder: Recorder, directory: str) -> None:
+    recorder.add("h1", "10.0.0.1:80")
+    recorder.add("h2", None)
+    recorder.remove("h2")
+    recorder.remove("h3")
+    wait_for(lambda: any(each[1].hosts for each in records(directory)))
+    ((path, record, standing),) = records(directory)
+    assert record == dataclasses.replace(RECORD, hosts={"h1": "10.0.0.1:80"})
+    assert standing is Standing.OPEN
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    recorder.close()
+    assert os.listdir(directory) == []
+
+
+def test_many_changes_leave_one_file_that_is_always_locked(
+    recorder: Recorder, directory: str
+) -> None:
+    wait_for(lambda: bool(list(records(directory))))
+    for number in range(200):
+        recorder.add(f"h{number}", None)
+        assert [each[2] for each in records(directory)] == [Standing.OPEN]
+    wait_for(lambda: len(next(records(directory))[1].hosts) == 200)
+
+
+@pytest.mark.parametrize(
+    ("change", "standing"),
+    [
+        ({"pid": 2**22 + 1}, Standing.GONE),
+        ({}, Standing.GONE),  # its driver lives, and has ended this cluster
+        ({"computer": "other"}, Standing.ELSEWHERE),
+    ],
+)
+def test_what_is_not_locked_is_not_open(directory: str, change, standing: Standing) -> None:
+    os.makedirs(directory)
+    left = dataclasses.replace(RECORD, origin=dataclasses.replace(RECORD.origin, **change))
+    Path(directory, "left.json").write_bytes(left.encode())
+    assert [each[1:] for each in records(directory)] == [(left, standing)]
+
+
+def test_a_child_that_holds_the_lock_does_not_stand_for_its_driver(directory: str) -> None:
+    gone = dataclasses.replace(RECORD.origin, started=0.5)
+    recorder = Recorder(dataclasses.replace(RECORD, origin=gone), directory)
+    recorder.open()
+    wait_for(lambda: [each[2] for each in records(directory)] == [Standing.GONE])
+    recorder.close()
+
+
+def test_the_next_cluster_removes_what_is_of_no_use(directory: str, recorder: Recorder) -> None:
+    gone = dataclasses.replace(RECORD.origin, started=0.5)
+    other = dataclasses.replace(RECORD.origin, computer="other")
+    new = time.time()
+    left = {
+        "kept-gone": dataclasses.replace(RECORD, origin=gone),
+        "local-gone": dataclasses.replace(RECORD, origin=gone, is_here=True),
+        "kept-elsewhere": dataclasses.replace(RECORD, origin=other, is_here=True, started=new),
+        "old-elsewhere": dataclasses.replace(RECORD, origin=other),
+    }
+    wait_for(lambda: bool(list(records(directory))))
+    for name, record in left.items():
+        Path(directory, f"{name}.json").write_bytes(record.encode())
+    Path(directory, "damaged.json").write_text("{")
+    second = Recorder(dataclasses.replace(RECORD, name="second"), directory)
+    second.open()
+    wait_for(lambda: not os.path.exists(os.path.join(directory, "old-elsewhere.json")))
+    second.close()
+    names = {name.partition(".")[0] for name in os.listdir(directory)}
+    assert {name for name in names if name in left} == {"kept-gone", "kept-elsewhere"}
+
+
+def test_a_directory_that_cannot_be_made_fails_nobody(tmp_path: Path, caplog) -> None:
+    caplog.set_level("DEBUG")
+    (tmp_path / "file").touch()
+    recorder = Recorder(RECORD, str(tmp_path / "file" / "clusters"))
+    recorder.open()
+    wait_for(lambda: "no record of cluster" in caplog.text)
+    recorder.add("h", None)
+    recorder.close()
+    assert list(records(str(tmp_path / "file"))) == []
+
+
+def test_removing_is_idempotent(tmp_path: Path) -> None:
+    remove(str(tmp_path / "nothing.json"))
