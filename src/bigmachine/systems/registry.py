@@ -26,6 +26,7 @@ _BUILT_IN = {
     "local": ("bigmachine.systems.local", "Local"),
     "inprocess": ("bigmachine.testing.inprocess", "InProcess"),
     "ssh": ("bigmachine.systems.ssh", "SSH"),
+    "ec2": ("bigmachine.systems.ec2", "EC2"),
 }
 
 
