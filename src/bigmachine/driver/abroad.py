@@ -214,14 +214,15 @@ class Abroad:
         from bigmachine.driver.images import ImageServer
         from bigmachine.image.platforms import Platform
 
-        if image is None:
+        wanted = image
+        if wanted is None:
             assert self._own is not None
-            image = await asyncio.shield(self._own)
-        platform = Platform.from_mapping(facts["platform"], image.manifest.python)
-        key = (image.digest, platform)
+            wanted = await asyncio.shield(self._own)
+        platform = Platform.from_mapping(facts["platform"], wanted.manifest.python)
+        key = (wanted.digest, platform)
         if key not in self._images:
             self._images[key] = self._runtime.start_task(
-                self._runtime.in_background(partial(_adapt, image, platform), "adapt"), "adapt"
+                self._runtime.in_background(partial(_adapt, wanted, platform), "adapt"), "adapt"
             )
         adapted = await asyncio.shield(self._images[key])
         server = self._servers.get(adapted.digest)

@@ -149,16 +149,17 @@ class Api:
         Raises:
             UsageError: There is none of that name.
         """
-        if ami is None:
+        wanted = ami
+        if wanted is None:
             deb = "amd64" if architecture == "x86_64" else "arm64"
             name = _PARAMETERS[flavor].format(deb=deb, aws=architecture)
             answer = await self.call("get_parameter", service="ssm", Name=name)
-            ami = answer["Parameter"]["Value"]
-        if ami.startswith("ami-"):
-            answer = await self.call("describe_images", ImageIds=[ami])
+            wanted = str(answer["Parameter"]["Value"])
+        if wanted.startswith("ami-"):
+            answer = await self.call("describe_images", ImageIds=[wanted])
         else:
             filters = [
-                {"Name": "name", "Values": [ami]},
+                {"Name": "name", "Values": [wanted]},
                 {"Name": "architecture", "Values": [architecture]},
                 {"Name": "state", "Values": ["available"]},
             ]
@@ -166,8 +167,8 @@ class Api:
         images = sorted(answer["Images"], key=lambda image: image.get("CreationDate", ""))
         if images:
             return images[-1]["ImageId"], images[-1].get("RootDeviceName") or "/dev/xvda"
-        if ami.startswith("ami-"):
-            return ami, "/dev/xvda"  # it is not ours to see, but may be ours to run
+        if wanted.startswith("ami-"):
+            return wanted, "/dev/xvda"  # it is not ours to see, but may be ours to run
         raise UsageError(f"EC2: ami={ami!r}: no {architecture} image of this region has that name")
 
     async def describe(self, ids: Iterable[str]) -> dict[str, Mapping[str, Any]]:

@@ -147,7 +147,7 @@ class EC2(System):
         self._flavor = flavor
         self._use_private_ip = use_private_ip
         self._port = port
-        self._cpus_per_machine = cpus_per_machine
+        self._cpus_per_machine: int | Literal["host"] = cpus_per_machine
         self._boot_seconds = boot_seconds
         self._tags = dict(tags or {})
         self._dry_run = dry_run
