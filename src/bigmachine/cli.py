@@ -5,6 +5,9 @@
     bigmachine run [--system S] [--profile P] [--system-option K=V] script.py ARGS...
     bigmachine run [...] -m package.module ARGS...
     bigmachine systems
+    bigmachine doctor [SYSTEM [KEY=VALUE ...]]
+    bigmachine ps
+    bigmachine gc [SYSTEM [KEY=VALUE ...]] [--dry-run]
     bigmachine cache ls | prune [--limit SIZE | --clear]
     bigmachine --version
 
@@ -22,7 +25,7 @@ import sys
 import types
 from typing import TYPE_CHECKING
 
-from bigmachine import cli_cache, config
+from bigmachine import cli_cache, cli_doctor, cli_gc, cli_ps, config
 from bigmachine.driver import add_arguments, flags_of
 from bigmachine.errors import UsageError
 from bigmachine.version import VERSION
@@ -72,7 +75,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     )
     add_arguments(run)
     commands.add_parser("systems", help="list the systems there are, and their options")
-    cli_cache.add_parser(commands)
+    for module in (cli_doctor, cli_ps, cli_gc, cli_cache):
+        module.add_parser(commands)
     return parser, run
 
 

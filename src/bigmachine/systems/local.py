@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from bigmachine.errors import ProvisionError, UsageError
 from bigmachine.systems.base import Host, HostRequest, Keepalive, System
-from bigmachine.systems.directories import base_directory, make_directory
+from bigmachine.systems.directories import base_directory, make_directory, remove_stale
 
 if TYPE_CHECKING:
     import asyncio
 
     from bigmachine.addresses import Address
+    from bigmachine.systems.checks import Check, Leftover
 
 __all__ = ["Local"]
 
@@ -37,6 +38,9 @@ AT_ONCE_SECONDS: Final = 0.5
 """How long a supervisor has to kill its machines and what they have started."""
 SWEEPS: Final = 20
 """How often it is looked for processes that are left: they may be starting others."""
+FILES_PER_MACHINE: Final = 8
+"""How many files the supervisor has open for each machine, at most."""
+FEW_MACHINES: Final = 64
 _LENGTH: Final = struct.Struct(">I")  # before each of the two JSON texts of the boot socket
 
 
@@ -105,6 +109,31 @@ class Local(System):
             raise
         self.event("launch", host=host.id)
         yield host
+
+    async def doctor(self) -> AsyncIterator[Check]:
+        """Look at what machines on this computer need; see `System.doctor`."""
+        from bigmachine.systems.checks import Check
+
+        try:
+            directory, lock = make_directory("local")
+        except ProvisionError as error:
+            yield Check.fail("directories", str(error), error.remedy)
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+            os.close(lock)
+            yield Check.ok("directories", base_directory())
+        yield _open_files_check()
+        if sys.platform == "darwin":
+            yield Check.ok("fork", "macOS: each machine runs the program anew")
+        else:
+            yield Check.ok("fork", "machines are forked from a program that has run once")
+
+    async def gc(self, *, dry_run: bool) -> AsyncIterator[Leftover]:
+        """Remove directories that killed processes have left; see `System.gc`."""
+        from bigmachine.systems.checks import Leftover
+
+        for path in remove_stale(dry_run=dry_run):
+            yield Leftover(kind="directory", name=path, ended=not dry_run)
 
 
 class LocalHost(Host):
@@ -250,6 +279,21 @@ class LocalHost(Host):
             answer=self.cause() or reason,
             remedy=f"see whether {sys.executable} and the directory {base_directory()} work",
         )
+
+
+def _open_files_check() -> Check:
+    import resource
+
+    from bigmachine.systems.checks import Check
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return Check.ok("open-files", "no limit")
+    machines = hard // FILES_PER_MACHINE
+    seen = f"up to {hard}, enough for about {machines} machines"
+    if machines >= FEW_MACHINES:
+        return Check.ok("open-files", seen)
+    return Check.warn("open-files", seen, "raise the hard limit: ulimit -Hn, or limits.conf")
 
 
 def _end_at_once(process: subprocess.Popen[bytes]) -> None:
