@@ -8,6 +8,7 @@
     bigmachine doctor [SYSTEM [KEY=VALUE ...]]
     bigmachine ps
     bigmachine gc [SYSTEM [KEY=VALUE ...]] [--dry-run]
+    bigmachine image ls | show | build | diff
     bigmachine cache ls | prune [--limit SIZE | --clear]
     bigmachine --version
 
@@ -25,7 +26,7 @@ import sys
 import types
 from typing import TYPE_CHECKING
 
-from bigmachine import cli_cache, cli_doctor, cli_gc, cli_ps, config
+from bigmachine import cli_cache, cli_doctor, cli_gc, cli_image, cli_ps, config
 from bigmachine.driver import add_arguments, flags_of
 from bigmachine.errors import UsageError
 from bigmachine.version import VERSION
@@ -75,7 +76,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     )
     add_arguments(run)
     commands.add_parser("systems", help="list the systems there are, and their options")
-    for module in (cli_doctor, cli_ps, cli_gc, cli_cache):
+    for module in (cli_doctor, cli_ps, cli_gc, cli_image, cli_cache):
         module.add_parser(commands)
     return parser, run
 

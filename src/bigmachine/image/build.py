@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.errors import UsageError
-from bigmachine.image import distributions
+from bigmachine.image import archive, distributions
 from bigmachine.image.distributions import Distribution
 from bigmachine.image.editable import read_paths
 from bigmachine.image.files import FileLayer, Source, make_layer
@@ -55,6 +55,28 @@ class Image:
     def digest(self) -> str:
         """Its name by content."""
         return self.manifest.digest
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it into a file, from which `load` makes it again.
+
+        Args:
+            path: The file; one that is there is replaced, once the new one is whole.
+
+        Raises:
+            OSError: It cannot be written; or a file of the image has changed since it was built.
+        """
+        archive.save(self.manifest, self.layers, os.fspath(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Image:
+        """Read an image from a file; the file has to stay there as long as the image is used.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is no image, or a damaged one.
+        """
+        manifest, layers = archive.load(os.fspath(path))
+        return cls(manifest=manifest, layers=layers)
 
 
 def build(
