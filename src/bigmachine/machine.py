@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from bigmachine.driver.handle import Handle
+    from bigmachine.image.build import Image
     from bigmachine.info import DiskInfo, Info, LoadInfo, MemInfo
     from bigmachine.rpc.streams import Stream
 
@@ -269,6 +270,15 @@ class Machine:
     def info(self) -> Future[Info]:
         """Return what kind of machine it is."""
         return self._handle.ask("Supervisor.Info")
+
+    def image(self) -> Future[Image]:
+        """Fetch back the image that it runs in, to be given to `Cluster.start`.
+
+        Layers that this computer does not have yet are kept in its cache (``bigmachine cache``).
+        The future fails with `UsageError` on a machine of this host, which has none, and for one
+        that somebody else started.
+        """
+        return self._handle.fetch_image()
 
     def tail(self) -> Stream[str]:
         """Follow the lines of its output, both streams, from now on."""

@@ -15,7 +15,7 @@ import asyncio
 import posixpath
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -170,7 +170,7 @@ class Abroad:
             return None if mapped is None else posixpath.join(prepared.root, mapped)
 
         return translate(
-            orders,
+            replace(orders, image=server.image),
             where,
             root=prepared.root,
             python=prepared.python,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import io
 
     from bigmachine.driver.runtime import Runtime
+    from bigmachine.image.build import Image
     from bigmachine.rpc.dialer import Dialer
     from bigmachine.rpc.streams import Stream
 
@@ -141,6 +142,10 @@ class Handle(ABC):
 
     # Whom to ask.
 
+    def fetch_image(self) -> Future[Image]:
+        """Fetch back the image that the machine runs in; see `Machine.image`."""
+        return _failed(UsageError(f"{self.label} runs in no image of this cluster's"))
+
     def ask(self, method: str, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call a method of the machine's supervisor."""
         if self.error is not None:
@@ -236,7 +241,19 @@ class OwnedHandle(Handle):
         self.index = index
         self.pid = 0
         self.control: Client | None = None
+        self.image_digest = ""
         super().__init__(runtime, dialer, label=f"m{index}")
+
+    def fetch_image(self) -> Future[Image]:
+        """Fetch back the image that the machine runs in; see `Machine.image`."""
+        if not self.image_digest or self.control is None:
+            return super().fetch_image()
+        from bigmachine.driver.images import fetch_image
+        from bigmachine.image.store import Store, default_root
+
+        store = Store(default_root())
+        fetch = fetch_image(self.runtime, self.control, self.image_digest, store)
+        return self.runtime.spawn(fetch, "fetch an image")
 
     def disown(self, error: UsageError) -> None:
         """As of every machine, and its supervisor."""

@@ -106,6 +106,9 @@ class HostLink:
                 return  # and its machines are
             if self._abroad is not None:
                 orders = await self._abroad.settle(self, orders)
+                assert orders.image is not None
+                for handle in handles:
+                    handle.image_digest = orders.image.digest
             specs = tuple(MachineSpec(id=each.id, index=each.index) for each in handles)
             spec = orders.launch_spec(specs, maxprocs=self.host.maxprocs)
             await self.control.call("Host.launch", (spec,))
