@@ -13,15 +13,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
-from bigmachine.death import DeathKind
-from bigmachine.errors import UsageError
+from bigmachine.death import Death, DeathKind
+from bigmachine.errors import MachineStoppedError, UsageError
 from bigmachine.host import parcel
 from bigmachine.host.messages import KeepaliveReply, LaunchSpec, MachineEvent
 from bigmachine.host.spool import OutputChunk
 
 if TYPE_CHECKING:
-    from bigmachine.death import Death
-    from bigmachine.errors import MachineStoppedError
     from bigmachine.host.events import EventLog
     from bigmachine.host.messages import Answer, MachineIdentity
     from bigmachine.host.spool import Spool
@@ -293,7 +291,9 @@ class SupervisorService:
     def _living(self, machine_id: str) -> Hosted:
         machine = self._supervisor.machines.get(machine_id)
         if machine is None:
-            raise UsageError(f"there is no machine {machine_id!r} on this host")
+            detail = f"the host that its address names has no machine {machine_id!r}"
+            death = Death(kind=DeathKind.HOST, machine=machine_id, detail=detail)
+            raise MachineStoppedError(machine=machine_id, death=death)
         if machine.death is not None:
             raise machine.stopped_error()
         return machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bigmachine as bm
+from bigmachine.addresses import Address
 from bigmachine.testing.conformance.base import Conformance
 from bigmachine.testing.conformance.services import Keeper, Worker
 
@@ -33,6 +34,16 @@ class PeerConformance(Conformance):
             assert self.death(call).signal == "SIGKILL"
             assert self.death(dialled.call("Worker.same", 1)).signal == "SIGKILL"
             assert self.result(dialled.wait(bm.State.STOPPED)) is bm.State.STOPPED
+
+    def test_a_machine_that_never_was_is_stopped(self) -> None:
+        machine = self.one()
+        self.result(machine.wait())
+        nobody = str(Address.parse(machine.addr).at("77-00000000"))
+        for method in ("Worker.same", "Supervisor.Ping"):
+            dialled = self.shared_cluster().dial(nobody)
+            error = self.error(dialled.call(method, 1), bm.MachineStoppedError)
+            assert "no machine '77-00000000'" in str(error)
+        assert self.result(dialled.wait()) is bm.State.STOPPED
 
     def test_machines_dial_each_other(self) -> None:
         first, second = self.two()
