@@ -95,7 +95,7 @@ def main() -> None:
             print(f"the machine died: kind {error.death.kind}, {error.death.certainty}")
             print(error)
         except MemoryError:
-            print(f"the method raised MemoryError; the machine is {machine.state.name}")
+            print(f"the method raised MemoryError; the machine is {machine.state}")
 
 
 def own_size_bytes() -> int:

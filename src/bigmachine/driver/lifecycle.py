@@ -18,12 +18,18 @@ from bigmachine.errors import Death
 
 
 class State(enum.IntEnum):
-    """The state of a machine. It only rises."""
+    """The state of a machine. It only rises, and is written by its name."""
 
     UNSTARTED = 0
     STARTING = 1
     RUNNING = 2
     STOPPED = 3
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        return format(self.name, spec)
 
 
 class Happening(enum.Enum):
