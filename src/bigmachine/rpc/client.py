@@ -590,7 +590,7 @@ class Client:
             if isinstance(call, StreamCall):
                 buffers = () if parts is None else parts[1:]
                 size = len(data) + sum(map(len, buffers))
-                call.inlet.put(Decode(data, buffers), size, wakes)
+                call.inlet.receive(Decode(data, buffers), size, wakes)
         elif kind == frames.ERROR:
             call = pending.pop(number, None)
             if call is not None:

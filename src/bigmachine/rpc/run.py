@@ -96,7 +96,7 @@ class Run:
         buffers = () if event.parts is None else event.parts[1:]
         if event.kind == frames.ITEM:
             size = len(body) + sum(map(len, buffers))
-            inlet.put(partial(codec.decode, body, buffers), size)
+            inlet.receive(partial(codec.decode, body, buffers), size)
         elif event.kind == frames.END:
             inlet.end()
         else:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from bigmachine.errors import UsageError
+from bigmachine.errors import RemoteProtocolError, UsageError
 from bigmachine.futures import Future, Wakes
 from bigmachine.rpc import codec
 from bigmachine.wire import frames
@@ -63,6 +63,8 @@ class Inlet:
         self._waiting: Future[None] | None = None
         self._taken_items = 0
         self._taken_bytes = 0
+        self._ahead_items = 0  # that arrived from a peer, and are not granted anew
+        self._ahead_bytes = 0
 
     def __repr__(self) -> str:
         return f"<Inlet {len(self._items)} items{', ended' if self._ended else ''}>"
@@ -71,6 +73,24 @@ class Inlet:
     def ended(self) -> bool:
         """Whether no more items will arrive."""
         return self._ended
+
+    def receive(self, decode: Callable[[], Any], size: int, wakes: Wakes | None = None) -> None:
+        """Add an item that a peer has sent, and wake the consumer.
+
+        Raises:
+            RemoteProtocolError: The peer had no credit for it.
+        """
+        if self._ahead_items >= frames.WINDOW_ITEMS or self._ahead_bytes > frames.WINDOW_BYTES:
+            if self._ended:
+                return  # it does not know yet that nobody takes its items
+            raise RemoteProtocolError(
+                f"an item without credit: {self._ahead_items:,} items of {self._ahead_bytes:,} "
+                "bytes together have not been taken"
+            )
+        with self._lock:
+            self._ahead_items += 1
+            self._ahead_bytes += size
+        self.put(decode, size, wakes)
 
     def put(self, decode: Callable[[], Any], size: int, wakes: Wakes | None = None) -> None:
         """Add an item, and wake the consumer."""
@@ -139,6 +159,9 @@ class Inlet:
             if self._taken_items >= self._grant_items or self._taken_bytes >= _GRANT_BYTES:
                 items, size = self._taken_items, self._taken_bytes
                 self._taken_items = self._taken_bytes = 0
+                with self._lock:
+                    self._ahead_items -= items
+                    self._ahead_bytes -= size
                 if not self._ended:
                     self._grant(items, size)
         return entry

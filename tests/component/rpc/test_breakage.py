@@ -17,6 +17,7 @@ from linking import LIMIT, Link, Peer, linked, until
 from bigmachine.errors import PayloadError, RemoteProtocolError, TransportError
 from bigmachine.rpc import codec
 from bigmachine.rpc.client import Client
+from bigmachine.rpc.feeds import Placeholder
 from bigmachine.version import VERSION
 from bigmachine.wire import frames
 
@@ -41,6 +42,10 @@ class Echo:
 
     def total(self, items: Iterator[int]) -> int:
         return sum(items)
+
+    async def stuck(self, items: Iterator[int]) -> None:
+        """Take none of the items."""
+        await asyncio.sleep(LIMIT)
 
 
 @pytest.fixture
@@ -87,6 +92,12 @@ FROM_A_CALLER = {
     "an item for a call without streams": HELLO
     + call_frame(1, "E.wait")
     + frames.frame(frames.ITEM, 1, 1, b"x"),
+    "more items than it has credit for": HELLO
+    + call_frame(1, "E.stuck", Placeholder(1, False), flags=frames.FLAG_FEEDS)
+    + frames.frame(frames.ITEM, 1, 1, b"x") * (frames.WINDOW_ITEMS + 1),
+    "more bytes than it has credit for": HELLO
+    + call_frame(1, "E.stuck", Placeholder(1, False), flags=frames.FLAG_FEEDS)
+    + frames.frame(frames.ITEM, 1, 1, bytes(60_000)) * (frames.WINDOW_BYTES // 60_000 + 2),
     "more streams than a call may have": HELLO
     + call_frame(1, "E.wait", flags=frames.FLAG_FEEDS)
     + b"".join(frames.frame(frames.END, 1, sub) for sub in range(1, 3000)),
@@ -227,6 +238,24 @@ def test_a_server_that_breaks_the_protocol_fails_its_calls(
 
 async def _await(future: Any) -> Any:
     return await future
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [(0, frames.WINDOW_ITEMS), (60_000, frames.WINDOW_BYTES // 60_000 + 1)]
+)
+def test_a_producer_is_held_to_its_credit(link: Link, size: int, count: int) -> None:
+    body = codec.encode(bytes(size)).body
+    item = frames.frame(frames.ITEM, 1, 0, bytes(body))
+    for more in (0, 1):
+        end = frames.frame(frames.END, 1)
+        fake = FakeServer(link, HELLO + item * (count + more) + end)
+        stream = fake.client.stream("E.many")
+        until(lambda stream=stream: stream._inlet.ended)
+        got = [next(stream) for _ in range(count)]
+        assert set(map(len, got)) == {size}
+        with pytest.raises(TransportError if more else StopIteration):
+            next(stream)
+        fake.end()
 
 
 def test_what_was_answered_before_the_garbage_stays_answered(link: Link) -> None:

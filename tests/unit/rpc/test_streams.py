@@ -41,7 +41,7 @@ class Wire:
     def deliver(self) -> None:
         for payload in self.under_way:
             buffers = [view for view, _ in payload.buffers]
-            self.inlet.put(partial(codec.decode, payload.body, buffers), payload.size_bytes)
+            self.inlet.receive(partial(codec.decode, payload.body, buffers), payload.size_bytes)
         self.under_way.clear()
 
     def make(self, size: int) -> bool:
