@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 from bigmachine.errors import UsageError
 from bigmachine.systems.ec2 import errors
-from bigmachine.systems.ec2.request import TAG, InstanceType
+from bigmachine.systems.ec2.request import TAG, Image, InstanceType
 
 AT_ONCE: Final = 8
 """How many calls are under way at a time."""
@@ -137,8 +137,8 @@ class Api:
             raise UsageError(f"EC2: this region has no instance type {', '.join(missing)}")
         return [found[name] for name in names]
 
-    async def image(self, ami: str | None, flavor: str, architecture: str) -> tuple[str, str]:
-        """Return an image's id and its root device.
+    async def image(self, ami: str | None, flavor: str, architecture: str) -> Image:
+        """Return an image.
 
         Args:
             ami: Its id, or a name (``*`` stands for anything), of which the newest is taken; None
@@ -166,9 +166,9 @@ class Api:
             answer = await self.call("describe_images", Filters=filters)
         images = sorted(answer["Images"], key=lambda image: image.get("CreationDate", ""))
         if images:
-            return images[-1]["ImageId"], images[-1].get("RootDeviceName") or "/dev/xvda"
+            return read_image(images[-1])
         if wanted.startswith("ami-"):
-            return wanted, "/dev/xvda"  # it is not ours to see, but may be ours to run
+            return Image(id=wanted)  # it is not ours to see, but may be ours to run
         raise UsageError(f"EC2: ami={ami!r}: no {architecture} image of this region has that name")
 
     async def describe(self, ids: Iterable[str]) -> dict[str, Mapping[str, Any]]:
@@ -205,6 +205,24 @@ class Api:
             for reservation in page["Reservations"]
             for each in reservation["Instances"]
         ]
+
+
+def read_image(values: Mapping[str, Any]) -> Image:
+    """Read what the API says of an image."""
+    disks = {
+        each["DeviceName"]: each["Ebs"]
+        for each in values.get("BlockDeviceMappings", ())
+        if each.get("Ebs", {}).get("VolumeSize")
+    }
+    return Image(
+        id=values["ImageId"],
+        root_device=values.get("RootDeviceName") or "/dev/xvda",
+        kept_disks={
+            name: int(disk["VolumeSize"])
+            for name, disk in disks.items()
+            if not disk.get("DeleteOnTermination", True)
+        },
+    )
 
 
 def _instance_type(values: Mapping[str, Any]) -> InstanceType:

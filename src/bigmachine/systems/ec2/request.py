@@ -13,9 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from bigmachine.errors import UsageError
+
 TAG: Final = "bigmachine"
 """What the keys of our tags begin with, before a colon."""
 MAX_TAG_CHARACTERS: Final = 256
+_LETTERS: Final = "fghijklmnop"
+"""What EC2 recommends for the names of further disks."""
 
 _RESOURCES: Final = ("instance", "volume", "network-interface")
 
@@ -40,6 +44,21 @@ class InstanceType:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image, as the API describes it.
+
+    Attributes:
+        id: Its id.
+        root_device: What its root disk is called.
+        kept_disks: Its disks, and their sizes, that would outlive an instance.
+    """
+
+    id: str
+    root_device: str = "/dev/xvda"
+    kept_disks: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
     """What instances are to be, whatever their type.
 
@@ -48,6 +67,7 @@ class Wishes:
         root_device: That image's root device.
         root_disk_gib: The size of their root disk; 0 is the image's own.
         data_disks_gib: Sizes of further disks.
+        kept_disks: The disks of the image, and their sizes, that would outlive an instance.
         subnets: Where they may be; () is anywhere.
         zones: Likewise.
         security_groups: Ids of groups.
@@ -61,6 +81,7 @@ class Wishes:
     root_device: str = "/dev/xvda"
     root_disk_gib: int = 0
     data_disks_gib: Sequence[int] = ()
+    kept_disks: Mapping[str, int] = field(default_factory=dict)
     subnets: Sequence[str] = ()
     zones: Sequence[str] = ()
     security_groups: Sequence[str] = ()
@@ -68,6 +89,16 @@ class Wishes:
     instance_profile: str = ""
     public_ip: bool | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.root_disk_gib < 0:
+            raise UsageError(f"EC2(root_disk_gib={self.root_disk_gib!r}): it is not negative")
+        disks = list(self.data_disks_gib)
+        if len(disks) > len(_LETTERS) or min(disks, default=1) < 1:
+            raise UsageError(
+                f"EC2(data_disks_gib={disks!r}): sizes of at most {len(_LETTERS)} disks, "
+                "each of 1 GiB or more"
+            )
 
 
 def share(cpus: int, cpus_per_machine: int | Literal["host"]) -> tuple[int, int]:
@@ -211,15 +242,15 @@ def _instance(wishes: Wishes) -> dict[str, Any]:
 
 
 def _devices(wishes: Wishes) -> list[dict[str, Any]]:
-    sizes = [(wishes.root_device, wishes.root_disk_gib)] if wishes.root_disk_gib else []
-    letters = "fghijklmnop"
-    sizes += [(f"/dev/sd{letters[n]}", size) for n, size in enumerate(wishes.data_disks_gib)]
+    sizes = {wishes.root_device: wishes.root_disk_gib} if wishes.root_disk_gib else {}
+    sizes |= {f"/dev/sd{_LETTERS[n]}": size for n, size in enumerate(wishes.data_disks_gib)}
+    disks: dict[str, dict[str, Any]] = {
+        name: {"VolumeSize": n} for name, n in wishes.kept_disks.items()
+    }
+    disks |= {name: {"VolumeSize": n, "VolumeType": "gp3"} for name, n in sizes.items()}
     return [
-        {
-            "DeviceName": name,
-            "Ebs": {"VolumeSize": size, "VolumeType": "gp3", "DeleteOnTermination": True},
-        }
-        for name, size in sizes
+        {"DeviceName": name, "Ebs": {**disk, "DeleteOnTermination": True}}
+        for name, disk in disks.items()
     ]
 
 

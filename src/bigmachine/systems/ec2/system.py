@@ -131,6 +131,8 @@ class EC2(System):
             )
         if not 0 < port < 65536:
             raise UsageError(f"EC2(port={port!r}): it is a number from 1 to 65535")
+        if any(key.startswith(f"{request.TAG}:") for key in tags or {}):
+            raise UsageError(f"EC2(tags={tags!r}): names that begin with bigmachine: are our own")
         if boot_seconds <= 0:
             raise UsageError(f"EC2(boot_seconds={boot_seconds!r}): it is positive")
         if role.current is role.Role.DRIVER:  # machines run the program up to here, and need none
@@ -223,8 +225,10 @@ class EC2(System):
                 f"EC2: instance_type={self._types!r} mixes architectures, which boot different "
                 "images: name types of one"
             )
-        ami, root = await self._api.image(self._ami, self._flavor, architectures.pop())
-        self._wishes = replace(self._wishes, ami=ami, root_device=root)
+        image = await self._api.image(self._ami, self._flavor, architectures.pop())
+        self._wishes = replace(
+            self._wishes, ami=image.id, root_device=image.root_device, kept_disks=image.kept_disks
+        )
         if any(kind.has_disks for kind in kinds):
             self._extras = replace(self._extras, data_disks=True)
         self._watcher = Watcher(self._api, self._on_notice)
@@ -249,7 +253,8 @@ class EC2(System):
         wishes = replace(self._wishes, tags={**self._tags, **_tags(given.cluster, host_id)})
         boot = {**given.boot(host_id), "port": self._port, "boot_seconds": self._boot_seconds}
         data = userdata.make(boot, self._extras)
-        if self._markets == ["on-demand"] and len(self._kinds) == 1 and len(wishes.zones) < 2:
+        places = max(len(wishes.subnets), len(wishes.zones))
+        if self._markets == ["on-demand"] and len(self._kinds) == 1 and places < 2:
             parameters = request.run_instances(wishes, self._kinds[0], data, host_id)
             answer = await self._api.call("run_instances", **parameters)
             return str(answer["Instances"][0]["InstanceId"])
