@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bigmachine.errors import UsageError
+from bigmachine.values import changed
 
 if TYPE_CHECKING:
     from bigmachine.driver.orders import Orders
@@ -38,7 +39,7 @@ def translate(
     """
     program = orders.program
     directory = where(program.directory) if program.directory else None
-    moved = replace(
+    moved = changed(
         program,
         executable=python,
         main_file=_or_empty(where, program.main_file),
@@ -46,7 +47,7 @@ def translate(
     )
     if program.how == "script":
         moved, directory = _script(moved, where, directory)
-    moved = replace(moved, directory=directory or root)
+    moved = changed(moved, directory=directory or root)
     return replace(
         orders,
         program=moved,
@@ -71,7 +72,7 @@ def _script(program: Program, where: Where, directory: str | None) -> tuple[Prog
         if relative == there and not posixpath.isabs(program.target):
             return program, directory
     argv = tuple(there if word == program.target else word for word in program.argv[:1])
-    moved = replace(program, target=there, argv=(*argv, *program.argv[1:]))
+    moved = changed(program, target=there, argv=(*argv, *program.argv[1:]))
     return moved, directory or posixpath.dirname(there)
 
 

@@ -19,7 +19,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from bigmachine.host import processes
@@ -36,6 +36,7 @@ from bigmachine.host.messages import (
     TemplateSpec,
     TemplateStart,
 )
+from bigmachine.values import as_mapping, changed
 
 if TYPE_CHECKING:
     import asyncio
@@ -287,7 +288,7 @@ class _Template:
                 open_files=common.open_files,
                 credentials=common.credentials,
             )
-            begun = begin(asdict(start), family.spec.environ)
+            begun = begin(as_mapping(start), family.spec.environ)
         self.pid = begun.pid
         self.mark = begun.mark
         self.link = Link(begun.link)
@@ -362,7 +363,7 @@ class _Template:
                 self.is_loading = False
                 self._held.clear()
                 if message.reason and self.reached is not None:
-                    self.reached = replace(self.reached, reason=message.reason)
+                    self.reached = changed(self.reached, reason=message.reason)
                     family.mode = "spawn"
                     logger.info("machines are spawned, not forked: %s", message.reason)
                 launcher.move_on(family)

@@ -19,8 +19,9 @@ import enum
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from bigmachine.values import Value, as_mapping, changed, hidden
 
 if TYPE_CHECKING:
     from bigmachine.death import Death
@@ -32,8 +33,7 @@ StartMethod: TypeAlias = Literal["auto", "fork", "spawn"]
 # The program
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
+class Program(Value):
     """A program, and how an interpreter runs it from its top.
 
     Attributes:
@@ -71,7 +71,7 @@ class Program:
 
     def with_args(self, args: tuple[str, ...]) -> Program:
         """Return the same program with other arguments."""
-        return replace(
+        return changed(
             self,
             argv=(*self.argv[: len(self.argv) - self.own_args], *args),
             orig_argv=(*self.orig_argv[: len(self.orig_argv) - self.own_args], *args),
@@ -80,7 +80,7 @@ class Program:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Program:
-        """Rebuild it from what ``dataclasses.asdict`` and JSON made of it."""
+        """Rebuild it from what ``values.as_mapping`` and JSON made of it."""
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values.items()
@@ -88,8 +88,7 @@ class Program:
         return cls(**fields)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TemplateSpec:
+class TemplateSpec(Value):
     """What makes one template differ from another.
 
     Attributes:
@@ -100,20 +99,20 @@ class TemplateSpec:
     """
 
     program: Program
-    environ: Mapping[str, str] | None = field(default=None, repr=False)
+    environ: Mapping[str, str] | None = hidden(default=None)
     start_method: StartMethod = "auto"
 
     def key(self) -> str:
         """Return a text that is the same for the same template."""
         environ = None if self.environ is None else sorted(self.environ.items())
-        parts = [asdict(self.program), environ, self.start_method == "spawn"]
+        parts = [as_mapping(self.program), environ, self.start_method == "spawn"]
         return json.dumps(parts)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return it as what fits into JSON."""
         environ = None if self.environ is None else dict(self.environ)
         return {
-            "program": asdict(self.program),
+            "program": as_mapping(self.program),
             "environ": environ,
             "start_method": self.start_method,
         }
@@ -128,8 +127,7 @@ class TemplateSpec:
 # The driver and the supervisor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostConfig:
+class HostConfig(Value):
     """What a supervisor is told first, over its boot socket: a length (4 bytes) and JSON.
 
     Attributes:
@@ -158,7 +156,7 @@ class HostConfig:
     directory: str
     driver_pid: int | None = None
     transport: Literal["unix", "tls"] = "unix"
-    credentials: Mapping[str, str] | None = field(default=None, repr=False)
+    credentials: Mapping[str, str] | None = hidden(default=None)
     listen: str = "127.0.0.1"
     port: int = 0
     lease_seconds: float | None = None
@@ -205,8 +203,7 @@ class HostConfig:
         return cls(**{**values, **changes})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostReady:
+class HostReady(Value):
     """The supervisor's first message, over its boot socket: a length (4 bytes) and JSON.
 
     Attributes:
@@ -224,8 +221,7 @@ class HostReady:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineSpec:
+class MachineSpec(Value):
     """Which machine is to be started: its unique id, and its number in the cluster."""
 
     id: str
@@ -237,8 +233,7 @@ class MachineSpec:
         return f"m{self.index}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchSpec:
+class LaunchSpec(Value):
     """A request for machines of one kind.
 
     Attributes:
@@ -260,10 +255,10 @@ class LaunchSpec:
     machines: tuple[MachineSpec, ...]
     cluster: str
     program: Program
-    services: Payload = field(repr=False)
+    services: Payload = hidden()
     args: tuple[str, ...] | None = None
-    environ: Mapping[str, str] | None = field(default=None, repr=False)
-    env: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    environ: Mapping[str, str] | None = hidden(default=None)
+    env: Mapping[str, str | None] = hidden(default_factory=dict)
     start_method: StartMethod = "auto"
     maxprocs: int = 1
     sys_path: tuple[str, ...] = ()
@@ -300,8 +295,7 @@ class EventKind(enum.StrEnum):
     DIED = "died"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineEvent:
+class MachineEvent(Value):
     """Something happened to a machine.
 
     Attributes:
@@ -322,11 +316,10 @@ class MachineEvent:
     maxprocs: int = 1
     hostname: str = ""
     death: Death | None = None
-    init_error: bytes | None = field(default=None, repr=False)
+    init_error: bytes | None = hidden(default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeepaliveReply:
+class KeepaliveReply(Value):
     """The answer to a keepalive.
 
     Attributes:
@@ -341,8 +334,7 @@ class KeepaliveReply:
 # The supervisor and its templates
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TemplateStart:
+class TemplateStart(Value):
     """The first message to a template: a length (4 bytes) and JSON.
 
     Attributes:
@@ -359,7 +351,7 @@ class TemplateStart:
     supervisor_pid: int
     mark: int
     open_files: int | None
-    credentials: Mapping[str, str] | None = field(repr=False)
+    credentials: Mapping[str, str] | None = hidden()
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TemplateStart:
@@ -367,8 +359,7 @@ class TemplateStart:
         return cls(**{**values, "program": Program.from_mapping(values["program"])})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reached:
+class Reached(Value):
     """The template's program has reached ``bigmachine.start``.
 
     Attributes:
@@ -380,8 +371,7 @@ class Reached:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineIdentity:
+class MachineIdentity(Value):
     """Who a machine is.
 
     Attributes:
@@ -403,7 +393,7 @@ class MachineIdentity:
     maxprocs: int = 1
     hostname: str = ""
     bare: bool = False
-    credentials: Mapping[str, str] | None = field(default=None, repr=False)
+    credentials: Mapping[str, str] | None = hidden(default=None)
     gateway: str | None = None
 
     @property
@@ -412,8 +402,7 @@ class MachineIdentity:
         return f"m{self.index}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineStart:
+class MachineStart(Value):
     """A request to a template for one machine.
 
     Attached are four descriptors: what is to be its stdout and stderr, its link to the supervisor,
@@ -434,24 +423,21 @@ class MachineStart:
     cwd: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forked:
+class Forked(Value):
     """The template has made this machine."""
 
     machine_id: str
     pid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForkFailed:
+class ForkFailed(Value):
     """The template could not make this machine: the system refused."""
 
     machine_id: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preload:
+class Preload(Value):
     """The template is to import these modules, which its machines will need.
 
     Attributes:
@@ -463,8 +449,7 @@ class Preload:
     sys_path: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preloaded:
+class Preloaded(Value):
     """It has done so, as far as it could.
 
     Attributes:
@@ -474,21 +459,18 @@ class Preloaded:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retire:
+class Retire(Value):
     """No more machines are wanted of this template."""
 
 
 # The supervisor and its machines
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
+class Connection(Value):
     """A peer has connected and asked for this machine. Attached is its socket."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
+class Stop(Value):
     """The machine is to end gracefully.
 
     Attributes:
@@ -498,8 +480,7 @@ class Stop:
     grace: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(Value):
     """A question that the machine alone can answer.
 
     Attributes:
@@ -514,13 +495,11 @@ class Ask:
     args: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class Ready(Value):
     """The services' ``init`` has run; calls are served."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InitFailed:
+class InitFailed(Value):
     """A service could not be rebuilt, or its ``init`` raised.
 
     Attributes:
@@ -528,12 +507,11 @@ class InitFailed:
         text: Its type and text, in one line.
     """
 
-    error: bytes = field(repr=False)
+    error: bytes = hidden()
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Value):
     """The answer to an `Ask`.
 
     Attributes:
@@ -545,5 +523,5 @@ class Answer:
 
     number: int
     value: Any = None
-    error: bytes | None = field(default=None, repr=False)
+    error: bytes | None = hidden(default=None)
     text: str = ""

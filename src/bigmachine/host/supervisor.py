@@ -31,6 +31,7 @@ from bigmachine.host import frames, processes
 from bigmachine.host.entry import AT_ONCE_SIGNAL
 from bigmachine.host.launcher import Launcher, Surroundings
 from bigmachine.host.messages import HostConfig, HostReady
+from bigmachine.values import as_mapping
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -475,9 +476,8 @@ class _Directory:
 def _send(boot: socket.socket, ready: HostReady) -> bool:
     """Tell the driver; whether that worked."""
     import json
-    from dataclasses import asdict
 
-    body = json.dumps(asdict(ready)).encode()
+    body = json.dumps(as_mapping(ready)).encode()
     try:
         boot.sendall(frames.frame(body))
     except OSError:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from bigmachine.rpc.client import Client
 from bigmachine.rpc.timers import Timers
 from bigmachine.security.credentials import Credentials
 from bigmachine.security.tls import client_context
+from bigmachine.values import as_mapping
 
 LIMIT_SECONDS = 30.0
 """How long anything here may take before the test fails."""
@@ -287,4 +287,4 @@ async def _wrap(future: Any) -> Any:
 
 def as_json(value: Any) -> dict[str, Any]:
     """A message as a mapping."""
-    return asdict(value)
+    return as_mapping(value)

@@ -396,7 +396,7 @@ def test_random_numbers_differ() -> None:
 
 def test_an_unknown_machine_is_refused_and_so_is_an_unknown_service() -> None:
     async def test(host: Hosting) -> None:
-        with pytest.raises(ValueError, match="no machine 'nobody'"):
+        with pytest.raises(MachineStoppedError, match="no machine 'nobody'"):
             await host.call_host("Supervisor.Ping", "nobody", 1)
         with pytest.raises(TransportError):
             await host.call("nobody", "Probe.pid")

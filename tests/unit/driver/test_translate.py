@@ -11,6 +11,7 @@ from bigmachine.driver.translate import translate
 from bigmachine.errors import UsageError
 from bigmachine.host.messages import Program
 from bigmachine.rpc import codec
+from bigmachine.values import changed
 
 ROOT = "/cache/images/4f1c"
 ENV = f"{ROOT}/lib/python3.11/site-packages"
@@ -112,7 +113,7 @@ def test_a_module_is_found_by_the_images_path() -> None:
 
 
 def test_without_a_program_the_images_path_is_what_the_machine_has() -> None:
-    bare = replace(script("", ""), how="bare", sys_path=("/home/u/project",), main_file="")
+    bare = changed(script("", ""), how="bare", sys_path=("/home/u/project",), main_file="")
     moved = translated(bare)
     assert moved.program.sys_path == (f"{ROOT}/src/0", ENV)
     assert moved.program.main_file == ""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
 
 from bigmachine.host.messages import HostConfig, LaunchSpec, MachineSpec, Program, TemplateSpec
 from bigmachine.rpc import codec
+from bigmachine.values import changed
 
 PROGRAM = Program(
     how="script", target="x.py", executable="/usr/bin/python3", argv=("x.py", "a"), own_args=1
@@ -46,10 +46,10 @@ def test_the_template_depends_on_program_arguments_environment_and_spawning() ->
     same = TemplateSpec(program=PROGRAM, environ={"A": "1"}, start_method="fork")
     assert spec.key() == same.key()
     others = [
-        dataclasses.replace(spec, environ={"A": "2"}),
-        dataclasses.replace(spec, environ=None),
-        dataclasses.replace(spec, program=PROGRAM.with_args(("b",))),
-        dataclasses.replace(spec, start_method="spawn"),
+        changed(spec, environ={"A": "2"}),
+        changed(spec, environ=None),
+        changed(spec, program=PROGRAM.with_args(("b",))),
+        changed(spec, start_method="spawn"),
     ]
     assert len({spec.key(), *(other.key() for other in others)}) == 5
 
@@ -66,6 +66,6 @@ def test_changes_of_the_environment_are_applied() -> None:
     template = spec.template({"GONE": "x", "STAYS": "y"})
     assert template.environ == {"STAYS": "y", "NEW": "1"}
     assert template.program.argv == ("x.py", "b", "c")
-    unchanged = dataclasses.replace(spec, env={}, args=None)
+    unchanged = changed(spec, env={}, args=None)
     assert unchanged.template({"A": "1"}).environ is None
     assert unchanged.machines[0].label == "m0"

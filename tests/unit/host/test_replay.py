@@ -57,15 +57,16 @@ def test_an_unknown_choice_is_refused() -> None:
 
 
 REPORT = """
-import json, dataclasses
+import json
 from bigmachine.errors import UsageError
 from bigmachine.host.replay import describe_main
+from bigmachine.values import as_mapping
 def report():
     try:
-        main = dataclasses.asdict(describe_main("main"))
+        main = as_mapping(describe_main("main"))
     except UsageError as error:
         main = str(error)
-    print(json.dumps([dataclasses.asdict(describe_main()), main]))
+    print(json.dumps([as_mapping(describe_main()), main]))
 """
 
 
