@@ -11,9 +11,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from moto.ec2.models.instances import InstanceState, StateReason
+from moto.ec2.models.instances import InstanceState
 
-from ..component.ec2.cloud import Cloud, user_data_of
+from ..component.ec2.cloud import Cloud, set_reason, user_data_of
 from . import instances
 from .lab import Lab
 
@@ -68,6 +68,4 @@ class RealCloud(Cloud):
         if instance._state.name in ("pending", "running"):
             with contextlib.suppress(Exception):  # the test may be over
                 instance.terminate()
-                instance._state_reason = StateReason(
-                    f"{POWERED_OFF}: Instance initiated shutdown", POWERED_OFF
-                )
+                set_reason(instance, POWERED_OFF, "Instance initiated shutdown")

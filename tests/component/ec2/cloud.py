@@ -12,6 +12,7 @@ import contextlib
 import gzip
 import json
 import os
+import random
 import signal
 import subprocess
 import threading
@@ -25,6 +26,8 @@ from moto.ec2.models import ec2_backends
 from moto.ec2.models.fleets import FleetsBackend
 from moto.ec2.models.instances import Instance, InstanceBackend, InstanceState, StateReason
 from moto.server import ThreadedMotoServer
+
+from bigmachine.systems.ec2 import userdata
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
@@ -51,6 +54,9 @@ class Cloud:
         self.boots: Callable[[int], bool] = lambda number: True
         self.made: list[tuple[str, str]] = []
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        # Other runs of the tests, side by side with this one, have clouds as well.
+        self._network = random.randrange(1, 255)
+        self._spared: set[str] = set()
         self._lock = threading.Lock()
         self._patches = contextlib.ExitStack()
 
@@ -101,9 +107,11 @@ class Cloud:
     def take_back(self, instance: str) -> None:
         """End an instance as AWS ends one whose capacity it wants."""
         found = self.backend.get_instance(instance)
+        self._spared.add(instance)  # until the API has the reason, for the driver asks at once
         found.terminate()
-        code = "Server.SpotInstanceTermination"
-        found._state_reason = StateReason(f"{code}: Spot instance termination", code)
+        set_reason(found, "Server.SpotInstanceTermination", "Spot instance termination")
+        self._spared.remove(instance)
+        self.kill(instance)
 
     def kill(self, instance: str) -> None:
         """End an instance's processes."""
@@ -125,7 +133,8 @@ class Cloud:
             cloud._boot(self)
 
         def new_terminate(self: Any, *args: Any, **kwargs: Any) -> Any:
-            cloud.kill(self.id)
+            if self.id not in cloud._spared:
+                cloud.kill(self.id)
             return terminate(self, *args, **kwargs)
 
         def new_run(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -156,7 +165,7 @@ class Cloud:
     def _boot(self, instance: Any) -> None:
         with self._lock:
             number = len(self.booted)
-            address = f"127.0.{1 + number // 200}.{2 + number % 200}"
+            address = f"127.{self._network}.{1 + number // 200}.{2 + number % 200}"
             self.booted[instance.id] = data = user_data_of(instance)
         for interface in instance.nics.values():
             interface.private_ip_address = address
@@ -168,9 +177,11 @@ class Cloud:
     def _start(self, instance: str, address: str, data: bytes) -> None:
         home = self.directory / instance
         home.mkdir()
-        script = cloud_config(data)["bootcmd"][0][2]
-        script = script.replace("/run/bigmachine-booted", str(home / "booted"))
-        script = script.replace("/var/log/bigmachine-boot.log", str(home / "log"))
+        script = start_script(data)
+        script = script.replace(userdata.RUN_DIRECTORY, str(home / "run"))
+        script = script.replace(userdata.CACHE_DIRECTORY, str(home / "cache"))
+        script = script.replace(userdata.LOG, str(home / "log"))
+        script = script.replace("systemd-run", "false")
         # Where an instance has a network of its own, this one has an address.
         script = script.replace('"port": ', f'"listen": "{address}", "port": ')
         script = script.replace("poweroff || shutdown -h now", f"touch {home / 'off'} || true")
@@ -184,6 +195,11 @@ class Cloud:
     def is_off(self, instance: str) -> bool:
         """Whether an instance has powered itself off."""
         return (self.directory / instance / "off").exists()
+
+
+def set_reason(instance: Any, code: str, text: str) -> None:
+    """Have the API say why an instance has ended."""
+    instance.state_reason = StateReason(f"{code}: {text}", code)
 
 
 def user_data_of(instance: Any) -> bytes:
@@ -202,6 +218,11 @@ def cloud_config(data: bytes) -> dict[str, Any]:
     assert head == b"#cloud-config"
     found: dict[str, Any] = json.loads(body)
     return found
+
+
+def start_script(data: bytes) -> str:
+    """Return the script that starts the boot file."""
+    return str(cloud_config(data)["bootcmd"][-1][2])
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import bigmachine as bm
 from bigmachine.image.build import Image
 from bigmachine.systems.ec2 import EC2
 
-from .cloud import TYPE, Cloud, cloud_config
+from .cloud import TYPE, Cloud, start_script
 
 LIMIT = 60.0
 
@@ -90,7 +90,7 @@ def test_user_data_is_small_and_has_one_hosts_credentials(cloud: Cloud, image: I
     with bm.start(ec2(cloud, on_demand=True)) as cluster:
         machines = cluster.start(4, services={"S": Service()}, image=image)
         machines.running().result(LIMIT)
-    texts = [cloud_config(data)["bootcmd"][0][2] for data in cloud.booted.values()]
+    texts = [start_script(data) for data in cloud.booted.values()]
     assert len(texts) == 2
     assert max(map(len, cloud.booted.values())) < 16 << 10
     assert [text.count("BEGIN PRIVATE KEY") for text in texts] == [1, 1]

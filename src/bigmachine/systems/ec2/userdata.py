@@ -1,11 +1,12 @@
 """What an instance is given to do when it first boots: user-data, for cloud-init.
 
 Pure. The boot file starts in the first stage in which there is a network, before packages, users or
-disks, and without ever being a file: what has the host's key in it goes from here to the
-interpreter's standard input. Whatever becomes of it, missing Python included, the instance powers
-itself off afterwards, which terminates it.
+files, as a service of its own: in cloud-init's own, systemd would stop it as soon as any machine
+ran out of memory. The script and the host's key in it are in memory only until they have been read
+(cloud-init keeps user-data in a file that is root's alone). Whatever becomes of the boot file, and
+if everything is killed at once, the instance powers itself off afterwards, which terminates it.
 
-EC2 takes 16 KB, after decompression by cloud-init as much as one likes.
+EC2 takes 16 KB, compressed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,7 +26,31 @@ MAX_BYTES: Final = 16 << 10
 """What EC2 takes, before base64."""
 POWER_OFF: Final = "poweroff || shutdown -h now || poweroff -f || echo o > /proc/sysrq-trigger"
 DATA_DIRECTORY: Final = "/mnt/data"
+CACHE_DIRECTORY: Final = "/var/cache/bigmachine"
+RUN_DIRECTORY: Final = "/run/bigmachine"
+"""Made by the one start that there is after each boot; `/run` is memory."""
 LOG: Final = "/var/log/bigmachine-boot.log"
+
+# An instance that was rebooted gives itself up like one that no driver reaches. Where there is no
+# systemd, or one that does not know all this, the shell alone sees to the end.
+_START: Final = """\
+mkdir -m 700 RUN || exit 0
+umask 077
+cat >RUN/boot.py <<'MARK'
+BOOT
+MARK
+cat >RUN/start <<'MARK'
+exec >>LOG 2>&1
+trap '' HUP
+exec <RUN/boot.py
+rm RUN/boot.py
+setsid python3 -
+POWER_OFF
+MARK
+systemd-run --quiet --unit=bigmachine -p DefaultDependencies=no -p KillMode=mixed \\
+    -p OOMPolicy=continue -p TasksMax=infinity -p SuccessAction=poweroff \\
+    -p FailureAction=poweroff sh RUN/start || sh RUN/start </dev/null &
+"""
 
 # Instance stores and attached volumes that nobody uses yet become one file system.
 _STRIPE: Final = """\
@@ -80,15 +106,15 @@ def make(config: Mapping[str, Any], extras: Extras) -> bytes:
     Raises:
         UsageError: It is more than EC2 takes.
     """
-    boot = bootfile.source({"at_end": POWER_OFF, **config}).decode()
-    cloud: dict[str, Any] = {"bootcmd": [["sh", "-c", _start(boot)]]}
+    own = {"at_end": POWER_OFF, "directory": CACHE_DIRECTORY}
+    boot = bootfile.source({**own, **config}).decode()
+    first = [_STRIPE] if extras.data_disks else []
+    cloud: dict[str, Any] = {"bootcmd": [["sh", "-c", each] for each in (*first, _start(boot))]}
     files = dict(extras.files or {})
     commands: list[list[str]] = []
     for name, text in (extras.units or {}).items():
         files[f"/etc/systemd/system/{name}"] = text
         commands.append(["systemctl", "enable", "--now", name])
-    if extras.data_disks:
-        commands.insert(0, ["sh", "-c", _STRIPE])
     if commands:
         cloud["runcmd"] = commands
     if files:
@@ -111,11 +137,5 @@ def _start(boot: str) -> str:
     """Return a shell script that starts the boot file and leaves it running."""
     mark = f"BIGMACHINE{os.urandom(8).hex()}"
     assert mark not in boot
-    return (
-        # A cloud image runs this at every boot; after the first there is nothing to be had.
-        "[ -e /run/bigmachine-booted ] && exit 0\n"
-        ": > /run/bigmachine-booted\n"
-        "umask 077\n"
-        f"(exec >>{LOG} 2>&1; trap '' HUP; setsid python3 - <<'{mark}'\n{boot}\n{mark}\n"
-        f"{POWER_OFF}) </dev/null &\n"
-    )
+    words = {"RUN": RUN_DIRECTORY, "LOG": LOG, "POWER_OFF": POWER_OFF, "MARK": mark, "BOOT": boot}
+    return re.sub("|".join(words), lambda found: words[found[0]], _START)
