@@ -20,7 +20,7 @@ PYTEST ?= -m pytest
 
 # Where it is set, each of the thousand processes of a run compiles the library again.
 unexport PYTHONDONTWRITEBYTECODE
-export PYTEST
+export PYTEST MAKE
 
 # The first Python found, for what needs only one.
 first = .ci/pythons $(PYTHON) 2>/dev/null | sed -n '1s/^[^ ]* //p'
@@ -36,23 +36,19 @@ pyright = PYRIGHT_PYTHON_CACHE_DIR=.venv/pyright PYRIGHT_PYTHON_IGNORE_WARNINGS=
 demo: .venv/installed
 	.venv/bin/python examples/bigpi.py
 
-# Brings about something for each Python that there is, whatever came of those before it.
-each = found=$$(.ci/pythons $(PYTHON)) || exit 1; failed=; versions=; \
-	for version in $$(echo "$$found" | cut -d ' ' -f 1); do \
-	    $(MAKE) --no-print-directory $(1) PYTHON="$$(echo "$$found" | sed -n "s/^$$version //p")" \
-	        && versions="$$versions $$version" || failed="$$failed $$version"; \
-	done; \
-	[ -z "$$failed" ] || { echo "failed on Python$$failed"; false; }
-
-# Each Python has an environment of its own. All tests run side by side (.ci/tests); some, which
-# TESTS chooses, on one Python after the other.
+# Each Python has an environment of its own. All tests run side by side; some, which TESTS chooses, on
+# one Python after the other, whatever the first ones gave.
 ifeq ($(TESTS),tests)
 test:
-	@$(call each,.venv-$$version/installed); failed=$$?; \
-	[ -n "$$versions" ] && .ci/tests $$versions && exit $$failed
+	@.ci/tests $(PYTHON)
 else
 test:
-	@$(call each,test-$$version)
+	@found=$$(.ci/pythons $(PYTHON)) || exit 1; failed=; \
+	for version in $$(echo "$$found" | cut -d ' ' -f 1); do \
+	    $(MAKE) --no-print-directory test-$$version PYTHON="$$(echo "$$found" | sed -n "s/^$$version //p")" \
+	        || failed="$$failed $$version"; \
+	done; \
+	[ -z "$$failed" ] || { echo "tests failed on Python$$failed"; exit 1; }
 endif
 
 test-%: .venv-%/installed

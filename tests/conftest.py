@@ -19,11 +19,14 @@ END_SECONDS: Final = 20.0
 def pytest_configure() -> None:
     """Start programs with signals as at a terminal: `nohup` and `&` have some of them ignored.
 
-    A program inherits what its parent ignores, but not what its parent handles.
+    A program inherits what its parent ignores, but not what its parent handles. SIGINT ends the
+    tests in order also where a shell has started them with ``&``, as `.ci/tests` does.
     """
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:
