@@ -142,10 +142,11 @@ class Abroad:
                 "cluster": self._name,
                 "lease_seconds": keepalive.timeout,
                 "gateway": host.gateway,
+                "metadata": host.metadata,
             },
             layers=layers_for,
             python=sys.version_info[:2],
-            seconds=BOOT_SECONDS,
+            seconds=host.boot_seconds,
             system=self._system.name,
         )
         self._hosts[host.id] = _Settled(ready.address, facts)

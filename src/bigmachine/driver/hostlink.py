@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections import deque
@@ -198,6 +199,9 @@ class HostLink:
             await self._lose(reason)
 
     def _on_event(self, event: MachineEvent) -> None:
+        if event.kind is EventKind.NOTICE:
+            self.host.take_notice(event.notice)
+            return
         handle = self.machines.get(event.machine_id)
         if handle is None:
             return
@@ -207,8 +211,14 @@ class HostLink:
             handle.ready(event.address, event.hostname, event.maxprocs)
         elif event.death is not None:
             cause = None if event.init_error is None else decode_exception(event.init_error)
-            handle.advance(Happening.DIED, event.death, cause=cause)
+            handle.advance(Happening.DIED, self._known_better(event.death), cause=cause)
             self._output.finish(handle.label)
+
+    def _known_better(self, death: Death) -> Death:
+        """Return a death with what only the system knows of the host's."""
+        if death.kind is DeathKind.HOST and (kind := self.host.death_kind()) is not None:
+            return dataclasses.replace(death, kind=kind)
+        return death
 
     async def _follow_output(self) -> None:
         try:

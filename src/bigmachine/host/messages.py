@@ -150,6 +150,8 @@ class HostConfig(Value):
             to it, is gone: a text for the shell or a list of words.
         gateway: Where this host and its machines ask for hosts that they do not reach directly
             (`rpc.dialer`).
+        metadata: Where the provider tells the host that it takes it back (`host.notices`),
+            ``HOST:PORT``; None: nowhere.
     """
 
     cluster: str
@@ -167,6 +169,7 @@ class HostConfig(Value):
     cache: str = ""
     at_end: str | Sequence[str] | None = None
     gateway: str | None = None
+    metadata: str | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """Return it as what fits into JSON (``HostRequest.boot``)."""
@@ -186,6 +189,7 @@ class HostConfig(Value):
             "cache": self.cache,
             "at_end": self.at_end if isinstance(self.at_end, str | None) else list(self.at_end),
             "gateway": self.gateway,
+            "metadata": self.metadata,
         }
 
     @classmethod
@@ -288,18 +292,19 @@ class LaunchSpec(Value):
 
 
 class EventKind(enum.StrEnum):
-    """What became of a machine, in the order of its life."""
+    """What became of a machine, in the order of its life; or what is to become of its host."""
 
     STARTED = "started"
     READY = "ready"
     DIED = "died"
+    NOTICE = "notice"
 
 
 class MachineEvent(Value):
     """Something happened to a machine.
 
     Attributes:
-        machine_id: To which.
+        machine_id: To which; "" is all of the host.
         kind: What.
         pid: STARTED: its process.
         address: READY: where it is reached, for ``dial``.
@@ -307,6 +312,7 @@ class MachineEvent(Value):
         hostname: READY: its host's name.
         death: DIED: what it died of.
         init_error: DIED, of kind ``init``: the exception, by ``rpc.exceptions.encode_exception``.
+        notice: NOTICE: that the provider will take the host back, for a person.
     """
 
     machine_id: str
@@ -317,6 +323,7 @@ class MachineEvent(Value):
     hostname: str = ""
     death: Death | None = None
     init_error: bytes | None = hidden(default=None)
+    notice: str = ""
 
 
 class KeepaliveReply(Value):

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from bigmachine.addresses import Address
-    from bigmachine.death import Death
+    from bigmachine.death import Death, DeathKind
     from bigmachine.host.headstart import Begun
     from bigmachine.host.launcher import BootFailure
     from bigmachine.host.messages import KeepaliveReply, LaunchSpec, MachineEvent
@@ -149,6 +149,7 @@ class Supervisor:
         self._stopping: asyncio.Task[None] | None = None
         self._boot: socket.socket | None = None
         self._guardian_is_gone = False
+        self._notice = ""
         self._finished = asyncio.Event()
         self._home = Home(
             loop=self.loop,
@@ -172,7 +173,7 @@ class Supervisor:
 
             self.server.register("Images", images_service(self.config, self.server))
         self._open_door()
-        self.loop.add_signal_handler(signal.SIGTERM, self.begin_shutdown, DEFAULT_GRACE_SECONDS)
+        self.loop.add_signal_handler(signal.SIGTERM, self._on_told_to_end)
         self.loop.add_signal_handler(AT_ONCE_SIGNAL, self.lapse)
         if watch is not None:
             self.loop.add_reader(watch, self.lapse)
@@ -185,6 +186,8 @@ class Supervisor:
             self._boot = boot
             self.loop.add_reader(boot, self._on_boot_socket)
         self.loop.call_later(_TICK_SECONDS, self._tick)
+        if self.config.metadata:
+            self.spawn(self._heed_notice(self.config.metadata))
         await self._finished.wait()
         self._leave(0)
 
@@ -372,21 +375,51 @@ class Supervisor:
 
     # The end
 
-    def begin_shutdown(self, grace: float) -> None:
-        """Begin a graceful end of everything, within ``grace`` seconds. Idempotent."""
+    def begin_shutdown(
+        self, grace: float, reason: DeathKind | None = None, detail: str = ""
+    ) -> None:
+        """Begin a graceful end of everything, within ``grace`` seconds. Idempotent.
+
+        Args:
+            grace: How long it may take, in seconds.
+            reason: What machines die of; None is that the driver wants no more.
+            detail: More about that, for a person.
+        """
         if self._stopping is None:
-            self._stopping = self.loop.create_task(self._shut_down(grace))
+            self._stopping = self.loop.create_task(self._shut_down(grace, reason, detail))
+
+    async def _heed_notice(self, metadata: str) -> None:
+        """Tell the driver that the provider will take this host back."""
+        from bigmachine.host.messages import EventKind, MachineEvent
+        from bigmachine.host.notices import wait_notice
+
+        self._notice = await wait_notice(metadata)
+        self._emit(MachineEvent(machine_id="", kind=EventKind.NOTICE, notice=self._notice))
+
+    def _on_told_to_end(self) -> None:
+        """End in good order: by somebody's wish, or because the whole host is shut down."""
+        from bigmachine.death import DeathKind
+
+        if self._notice:
+            self.begin_shutdown(DEFAULT_GRACE_SECONDS, DeathKind.SPOT, self._notice)
+        elif self.config.cache:
+            detail = "its supervisor was told to end, as when a host is shut down"
+            self.begin_shutdown(DEFAULT_GRACE_SECONDS, DeathKind.HOST, detail)
+        else:
+            self.begin_shutdown(DEFAULT_GRACE_SECONDS)
 
     async def wait_machines(self) -> None:
         """Wait until all machines are dead."""
         for machine in list(self.machines.values()):
             await machine.dead.wait()
 
-    async def _shut_down(self, grace: float) -> None:
+    async def _shut_down(self, grace: float, reason: DeathKind | None, detail: str) -> None:
+        from bigmachine.death import DeathKind
+
         end = self.loop.time() + grace
         self._launcher.retire()
         for machine in list(self.machines.values()):
-            machine.stop(grace)
+            machine.stop(grace, reason or DeathKind.SHUTDOWN, detail)
         await self._within(end, self.wait_machines())
         self.spool.close()
         self.events.close()

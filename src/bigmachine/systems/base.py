@@ -114,6 +114,9 @@ class Host(ABC):
             directly, ``HOST:PORT`` (`rpc.dialer`); None: nowhere.
         tunnel: Where the driver asks for this host, ``unix:PATH``; None: nowhere.
         direct: Whether the driver reaches it at its address, without the tunnel.
+        metadata: Where the host itself learns that its provider takes it back, ``HOST:PORT``, as
+            EC2's metadata service tells; None: nowhere.
+        boot_seconds: How long the host may take until its supervisor runs.
         cause_seconds: How long the system may take to see how a host ended whose connection has
             broken; its machines' calls wait for that.
     """
@@ -125,6 +128,8 @@ class Host(ABC):
     gateway: str | None = None
     tunnel: str | None = None
     direct: bool = True
+    metadata: str | None = None
+    boot_seconds: float = 60.0
     cause_seconds: float = 0.05
 
     def __repr__(self) -> str:
@@ -178,6 +183,13 @@ class Host(ABC):
     def cause(self) -> str:
         """Return why the host ended, where the system knows, or an empty text."""
         return ""
+
+    def take_notice(self, notice: str) -> None:  # noqa: B027  most providers give none
+        """Learn from the host itself that its provider will take it back.
+
+        Args:
+            notice: What a person is to know of it.
+        """
 
     def death_kind(self) -> DeathKind | None:
         """Return what machines died of that ended with the host, where it is no plain ``host``."""

@@ -121,6 +121,13 @@ class Watcher:
         """Ask now, not when it is time."""
         self._wake.set()
 
+    def notice(self, instance: Instance) -> None:
+        """Take note that AWS will take an instance back, once."""
+        instance.is_reclaimed = True
+        if not instance.notice.is_set():
+            instance.notice.set()
+            self._on_notice(instance)
+
     async def close(self) -> None:
         """Watch nothing any more."""
         self._instances.clear()
@@ -179,9 +186,7 @@ class Watcher:
             code = (request.get("Status") or {}).get("Code", "")
             instance = asked.get(request["SpotInstanceRequestId"])
             if instance is not None and code in _NOTICES:
-                instance.is_reclaimed = True
-                instance.notice.set()
-                self._on_notice(instance)
+                self.notice(instance)
 
 
 def _has_address(described: Mapping[str, Any]) -> bool:

@@ -42,6 +42,8 @@ __all__ = ["EC2", "EC2Host"]
 logger = logging.getLogger(__name__)
 
 PORT: Final = 5550
+METADATA: Final = "169.254.169.254:80"
+"""Where an instance learns of itself."""
 BOOT_SECONDS: Final = 600.0
 AT_ONCE: Final = 16
 """How many instances are launched at a time."""
@@ -50,6 +52,8 @@ SPARE_FAILURES: Final = 3
 CONNECT_SECONDS: Final = 3.0
 TERMINATE_SECONDS: Final = 0.05
 """How long terminations wait for others, to go in one call."""
+UNKNOWN_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
+"""When EC2 is told again to terminate an instance that it does not know yet."""
 
 
 class EC2(System):
@@ -187,6 +191,11 @@ class EC2(System):
     def port(self) -> int:
         """Where instances are reached."""
         return self._port
+
+    @property
+    def boot_seconds(self) -> float:
+        """How long an instance has until its supervisor runs."""
+        return self._boot_seconds
 
     # Launching
 
@@ -343,12 +352,26 @@ class EC2(System):
             self._ending.clear()
             try:
                 await self._api.call("terminate_instances", InstanceIds=ids)
+            except Exception:  # one that EC2 does not know spoils the call for all
+                await asyncio.gather(*(self._terminate(each) for each in ids))
+
+    async def _terminate(self, instance_id: str) -> None:
+        """Have one instance terminated, also if EC2 does not know it yet."""
+        pauses = iter(UNKNOWN_PAUSES)
+        while True:
+            try:
+                await self._api.call("terminate_instances", InstanceIds=[instance_id])
+                return
             except Exception as error:
-                logger.warning(
-                    "EC2 was not told to terminate %s, which end by themselves: %s",
-                    ", ".join(ids),
-                    error,
-                )
+                pause = next(pauses, None)
+                if pause is None or not errors.is_not_found(errors.code_of(error)):
+                    logger.warning(
+                        "EC2 was not told to terminate %s, which ends by itself: %s",
+                        instance_id,
+                        error,
+                    )
+                    return
+            await asyncio.sleep(pause)
 
     def end_now(self, instance_id: str) -> None:
         """Have an instance terminated; from any thread, without waiting."""
@@ -454,7 +477,7 @@ class _Launch:
         host_id = f"ec2-{secrets.token_hex(6)}"
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        instance_id = await system.make_instance(host_id, self._given)
+        instance_id = await self._make(host_id)
         instance = system.watcher.add(instance_id)
         try:
             described = await instance.running
@@ -474,6 +497,16 @@ class _Launch:
             seconds=round(loop.time() - begun, 3),
         )
         return host
+
+    async def _make(self, host_id: str) -> str:
+        """Have an instance made; one that is under way when this is cancelled is ended."""
+        making = asyncio.ensure_future(self._system.make_instance(host_id, self._given))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):
+                self._system.end(await making)
+            raise
 
     def failure(self) -> ProvisionError:
         """Return why there is not room enough."""
@@ -508,12 +541,14 @@ class EC2Host(Host):
     """
 
     cause_seconds = 3.0  # to ask EC2, and for it to know
+    metadata = METADATA
 
     def __init__(self, system: EC2, host_id: str, instance: Instance, ip: str) -> None:
         self.id = host_id
         self.instance = instance
         self._system = system
         self._ip = ip
+        self.boot_seconds = system.boot_seconds
         self.address = str(Address(kind="tls", host=ip, port=system.port, subject=host_id))
 
     async def connect(self) -> socket.socket:
@@ -559,6 +594,11 @@ class EC2Host(Host):
         if self.instance.is_reclaimed:
             return f"AWS took the spot instance {self.instance.id} back"
         return f"{self.instance.id}: {self.instance.reason}" if self.instance.reason else ""
+
+    def take_notice(self, notice: str) -> None:
+        """Take note that AWS wants it back, of which the instance knows first."""
+        del notice
+        self._system.watcher.notice(self.instance)
 
     def death_kind(self) -> DeathKind | None:
         """Return ``spot`` where AWS took it back."""

@@ -32,7 +32,8 @@ RUN_DIRECTORY: Final = "/run/bigmachine"
 LOG: Final = "/var/log/bigmachine-boot.log"
 
 # An instance that was rebooted gives itself up like one that no driver reaches. Where there is no
-# systemd, or one that does not know all this, the shell alone sees to the end.
+# systemd, or one that does not know all this, the shell sees to the end. When the instance is shut
+# down, the boot file alone is told, and has its machines end in good order.
 _START: Final = """\
 mkdir -m 700 RUN || exit 0
 umask 077
@@ -40,16 +41,14 @@ cat >RUN/boot.py <<'MARK'
 BOOT
 MARK
 cat >RUN/start <<'MARK'
-exec >>LOG 2>&1
-trap '' HUP
-exec <RUN/boot.py
+exec <RUN/boot.py >>LOG 2>&1
 rm RUN/boot.py
-setsid python3 -
-POWER_OFF
+exec python3 -
 MARK
-systemd-run --quiet --unit=bigmachine -p DefaultDependencies=no -p KillMode=mixed \\
-    -p OOMPolicy=continue -p TasksMax=infinity -p SuccessAction=poweroff \\
-    -p FailureAction=poweroff sh RUN/start || sh RUN/start </dev/null &
+systemd-run --quiet --unit=bigmachine -p DefaultDependencies=no -p Conflicts=shutdown.target \\
+    -p Before=shutdown.target -p KillMode=mixed -p TimeoutStopSec=10 -p OOMPolicy=continue \\
+    -p TasksMax=infinity -p SuccessAction=poweroff -p FailureAction=poweroff sh RUN/start ||
+    (trap '' HUP; setsid sh RUN/start; POWER_OFF) </dev/null >/dev/null 2>&1 &
 """
 
 # Instance stores and attached volumes that nobody uses yet become one file system.
