@@ -1,10 +1,10 @@
 """The calling side: one connection to one peer, for callers on any thread or loop.
 
 A call is encoded in its caller's thread and sent from there. The connection is opened by the
-first call, and opened again by the next one after it was lost; the calls that were pending then
-fail with a `TransportError` that says whether they may have run. What always holds: a call is
-sent at most once, and every call ends: with the answer, with the connection, with its deadline,
-or with `Client.fail`.
+first call, and opened again by the next one after it was lost (`rpc.opening`); the calls that
+were pending then fail with a `TransportError` that says whether they may have run. What always
+holds: a call is sent at most once, and every call ends: with the answer, with the connection, with
+its deadline, or with `Client.fail`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import socket
-import ssl
 from _thread import allocate_lock
 from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
@@ -33,8 +31,8 @@ from bigmachine.futures import Future, Wakes
 from bigmachine.rpc import codec
 from bigmachine.rpc.feeds import extract
 from bigmachine.rpc.interrupts import uninterrupted
+from bigmachine.rpc.opening import Connector, Opening, Security
 from bigmachine.rpc.pending import Call, Decode, DecodeError, StreamCall
-from bigmachine.rpc.secure import Tls
 from bigmachine.rpc.streams import Inlet, Stream
 from bigmachine.rpc.timers import Timers
 from bigmachine.rpc.transport import Channel
@@ -43,10 +41,6 @@ from bigmachine.wire.frames import Event
 
 logger = logging.getLogger(__name__)
 
-HANDSHAKE_SECONDS: Final = 10.0
-"""How long the TLS handshake may take; how long reaching the peer may, its connector knows."""
-
-Connector = Callable[[], Awaitable[socket.socket]]
 Verdict = Callable[[], Awaitable[BaseException | None]]
 _Calls = dict[int, Call | StreamCall]
 
@@ -76,25 +70,21 @@ class Client:
         connector: Connector,
         *,
         timers: Timers,
-        tls: Callable[[], tuple[ssl.SSLContext | None, str | None]] | None = None,
+        tls: Security | None = None,
         label: str = "",
         verdict: Verdict | None = None,
     ) -> None:
         self._loop = loop
         self._verdict = verdict
         self._judging: asyncio.Task[None] | None = None
-        self._connector = connector
         self._timers = timers
-        self._tls = tls
         self.label = label
-        self._lock = allocate_lock()
+        self._opening = Opening(loop, connector, tls, self)
         self._ids = itertools.count(1)
         self._pending: _Calls = {}
         self._lost: list[_Calls] = []  # their connection broke; a verdict is awaited
         self._channel: Channel | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._opening = False
-        self._backlog: list[Callable[[Channel], None]] = []
+        self._failing = allocate_lock()
         self._failed: BaseException | None = None
         self._heads: dict[str, bytes] = {}
         self._owner: asyncio.AbstractEventLoop | None = None  # all that is pending is this loop's
@@ -176,12 +166,13 @@ class Client:
 
     def fail(self, error: BaseException) -> None:
         """End every pending call with an error, and every later one; from any thread."""
-        with self._lock:
+        with self._failing:
             if self._failed is None:
                 self._failed = error
+        self._opening.refuse()
         self._end_all(lambda _: error)
         try:
-            self._loop.call_soon_threadsafe(self._disconnect)
+            self._loop.call_soon_threadsafe(self._opening.close)
         except RuntimeError:  # the loop is closed, and so are its connections
             return
 
@@ -191,9 +182,10 @@ class Client:
         The connection is that one's, so nothing is sent; locks may be held by threads that this
         process does not have.
         """
-        self._lock = allocate_lock()
+        self._failing = allocate_lock()
         self._failed = error
         self._channel = None
+        self._opening.disown()
         for calls in (self._pending, *self._lost):
             for call in calls.values():
                 call.disown(error)
@@ -318,7 +310,7 @@ class Client:
                 if self._pending.get(number) is not call:  # perhaps cancelled just before
                     channel.send(frames.frame(frames.CANCEL, number))
 
-            self._submit(send)
+            self._opening.submit(send)
         else:
             self._send_call(channel, number, head, payload, flags)
 
@@ -410,71 +402,30 @@ class Client:
 
     # The connection, on the loop.
 
-    def _submit(self, send: Callable[[Channel], None]) -> None:
-        """Send when connected; connect where that has not begun."""
-        with self._lock:
-            channel = self._channel
-            if channel is None:
-                self._backlog.append(send)
-                if self._opening:
-                    return
-                self._opening = True
-        if channel is not None:
-            send(channel)
-            return
-        self._soon(self._connect)
+    def on_open(self, channel: Channel) -> None:
+        """Use a connection from now on."""
+        self._channel = channel
 
-    def _connect(self) -> None:
-        if self._failed is not None:  # it was closed before this began
-            return
-        self._connecting = self._loop.create_task(self._open(), name=f"connect {self.label}")
-
-    async def _open(self) -> None:
-        sock: socket.socket | None = None
-        try:
-            sock = await self._connector()
-            tls = await self._secure(sock)
-        except Exception as error:  # whatever the connector or the verifier raises: all are told
-            if sock is not None:
-                sock.close()
-            reason = f"no connection to {self.label}: {error or type(error).__name__}"
-            self._give_up(reason, error)
-            return
-        except asyncio.CancelledError:
-            if sock is not None:
-                sock.close()
-            self._give_up(f"the connection to {self.label} was closed", None)
-            raise
-        channel = Channel(sock, self._loop, self, tls=tls, movable=True)
-        channel.open()
-        with self._lock:
-            self._channel = channel
-            backlog, self._backlog = self._backlog, []
-            self._opening = False
-        for send in backlog:
-            send(channel)
-
-    async def _secure(self, sock: socket.socket) -> Tls | None:
-        context, subject = (None, None) if self._tls is None else self._tls()
-        if context is None:
-            return None
-        sock.setblocking(False)
-        tls = Tls(context, server_side=False, server_hostname=subject)
-        async with asyncio.timeout(HANDSHAKE_SECONDS):
-            await tls.handshake(sock, self._loop)
-        return tls
-
-    def _give_up(self, reason: str, cause: BaseException | None) -> None:
-        with self._lock:
-            self._backlog.clear()
-            self._opening = False
+    def on_no_connection(self, reason: str, cause: BaseException | None) -> None:
+        """End what is pending: none of it was sent."""
         self._judge(self._take_pending(), reason, cause, sent=False)
 
-    def _disconnect(self) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self._channel is not None:
-            self._channel.close()
+    def on_closed(self, error: BaseException | None) -> None:
+        """Fail what is pending: the connection is gone."""
+        self._opening.lost()  # first: whoever sees no connection here is to open the next one
+        self._channel = None
+        how = f"broke: {error}" if error else "was closed"
+        reason = f"the connection to {self.label} {how}"
+        self._judge(self._take_pending(), reason, error, sent=True)
+
+    def soon(self, action: Callable[[], object]) -> None:
+        """Do something on the loop, from any thread; where that is closed, all calls end."""
+        try:
+            self._loop.call_soon_threadsafe(action)
+        except RuntimeError:
+            self._end_all(
+                lambda pending: self._error(pending, "the cluster is shut down", sent=False)
+            )
 
     def _error(
         self,
@@ -495,14 +446,6 @@ class Client:
         error.__cause__ = cause
         return error
 
-    def on_closed(self, error: BaseException | None) -> None:
-        """Fail what is pending: the connection is gone."""
-        with self._lock:
-            self._channel = None
-        how = f"broke: {error}" if error else "was closed"
-        reason = f"the connection to {self.label} {how}"
-        self._judge(self._take_pending(), reason, error, sent=True)
-
     def _take_pending(self) -> _Calls:
         """Take the pending calls out: the one dictionary stays, for threads that hold it."""
         taken: _Calls = {}
@@ -517,15 +460,7 @@ class Client:
             call = self._pending.pop(number, None)
             if call is not None:
                 reason = f"the connection to {self.label} was closed"
-                self._soon(lambda: self._judge({number: call}, reason, None, sent=True))
-
-    def _soon(self, action: Callable[[], object]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(action)
-        except RuntimeError:  # the loop is closed
-            self._end_all(
-                lambda pending: self._error(pending, "the cluster is shut down", sent=False)
-            )
+                self.soon(lambda: self._judge({number: call}, reason, None, sent=True))
 
     def _judge(self, lost: _Calls, reason: str, cause: BaseException | None, *, sent: bool) -> None:
         """End calls whose connection is gone, once it is known what became of the peer."""

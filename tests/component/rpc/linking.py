@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from bigmachine.futures import allow_blocking, forbid_blocking
 from bigmachine.rpc.client import Client
+from bigmachine.rpc.opening import Connector
 from bigmachine.rpc.server import Server
 from bigmachine.rpc.timers import Timers
 
@@ -94,12 +95,12 @@ class Link:
         self.dialled = 0
         self.client = self.another()
 
-    def another(self, **options: Any) -> Client:
-        """Return another client of the same server."""
+    def another(self, connector: Connector | None = None, **options: Any) -> Client:
+        """Return another client of the same server, which may have another way to it."""
         tls = self.client_tls
         return Client(
             self.away.loop,
-            self.connect,
+            connector or self.connect,
             timers=self.timers,
             label="m0",
             tls=None if tls is None else lambda: tls,

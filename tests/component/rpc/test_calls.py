@@ -457,17 +457,18 @@ def test_calls_cancelled_while_the_connection_opens_are_never_sent() -> None:
         await asyncio.to_thread(gate.wait, LIMIT)
         return await connect()
 
-    link.client._connector = slow
-    calls = [link.client.call("M.until_cancelled") for _ in range(50)]
-    streams = [link.client.stream("M.many", (3,)) for _ in range(50)]
+    client = link.another(slow)
+    calls = [client.call("M.until_cancelled") for _ in range(50)]
+    streams = [client.stream("M.many", (3,)) for _ in range(50)]
     for call in calls:
         assert call.cancel()
     for stream in streams:
         stream.close()
     gate.set()
-    assert link.call("M.static", 1) == 2
+    assert client.call("M.static", (1,)).result(LIMIT) == 2
     assert methods.entered.acquire(blocking=False) is False
     assert link.server.stats.snapshot().keys() == {"M.static"}
+    client.close()
     link.close()
 
 

@@ -163,8 +163,7 @@ def test_bytes_changed_on_the_way_end_the_connection(link: Link, echo: Echo) -> 
             threading.Thread(target=_relay, args=(source, target)).start()
         return mine
 
-    client = link.another()
-    client._connector = through_the_middle
+    client = link.another(through_the_middle)
     assert client.call("E.echo", (1,)).result(LIMIT) == 1
     call = client.call("E.wait")
     assert echo.entered.acquire(timeout=LIMIT)
