@@ -31,6 +31,8 @@ _BUFFER_BYTES: Final = 1 << 20  # for orders that the process has not read yet
 class Keeper:
     """The keeper's process, started when the first host needs it. Nothing here blocks but `close`.
 
+    Where it has been killed, the next host starts another one, which keeps all of them.
+
     Args:
         credentials: The driver's.
     """
@@ -39,6 +41,7 @@ class Keeper:
         self._credentials = credentials
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
+        self._hosts: dict[str, Mapping[str, Any]] = {}
 
     def __repr__(self) -> str:
         pid = None if self._process is None else self._process.pid
@@ -69,21 +72,25 @@ class Keeper:
             tunnel: The gateway that leads there, if there is one.
             direct: Whether it may be reached directly all the same.
         """
+        self._hosts[host_id] = {
+            "do": "add",
+            "id": host_id,
+            "address": address,
+            "period": period,
+            "timeout": timeout,
+            "tunnel": tunnel,
+            "direct": direct,
+        }
+        if self._process is not None and self._process.poll() is None:
+            self._send(self._hosts[host_id])
+            return
         self._start()
-        self._send(
-            {
-                "do": "add",
-                "id": host_id,
-                "address": address,
-                "period": period,
-                "timeout": timeout,
-                "tunnel": tunnel,
-                "direct": direct,
-            }
-        )
+        for order in self._hosts.values():
+            self._send(order)
 
     def remove(self, host_id: str) -> None:
         """Keep a host alive no longer. Idempotent."""
+        self._hosts.pop(host_id, None)
         if self._link is not None:
             self._send({"do": "remove", "id": host_id})
 
@@ -101,8 +108,8 @@ class Keeper:
                 process.wait()
 
     def _start(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            return
+        if self._link is not None:
+            self._link.close()
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         ours.setblocking(False)

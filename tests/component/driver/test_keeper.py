@@ -182,6 +182,22 @@ def test_a_host_that_is_removed_is_left_alone(keeper: Keeper, supervisor: FakeSu
     assert not supervisor.renewed.acquire(timeout=4 * PERIOD)
 
 
+def test_one_that_was_killed_is_replaced_and_the_next_keeps_all(
+    keeper: Keeper, supervisor: FakeSupervisor
+) -> None:
+    keeper.add("h", supervisor.address, period=PERIOD, timeout=1.0)
+    supervisor.wait_renewals(1)
+    assert keeper.pid is not None
+    before = keeper.pid
+    os.kill(before, signal.SIGKILL)
+    os.waitid(os.P_PID, before, os.WEXITED | os.WNOWAIT)
+    while supervisor.renewed.acquire(blocking=False):
+        pass
+    keeper.add("other", supervisor.address.replace("host=h", "host=x"), period=9.0, timeout=20.0)
+    assert keeper.pid != before
+    supervisor.wait_renewals(2)
+
+
 def test_it_ends_when_it_is_closed(keeper: Keeper, supervisor: FakeSupervisor) -> None:
     keeper.add("h", supervisor.address, period=PERIOD, timeout=1.0)
     supervisor.wait_renewals(1)
