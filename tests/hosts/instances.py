@@ -97,6 +97,10 @@ class Instance(LabHost):
         # The first after the container's own program.
         return next(each.pid for each in below if each.name() == "systemd")
 
+    def first_process_started(self) -> float:
+        """When its systemd started: the first second of its boot."""
+        return psutil.Process(self.first_process()).create_time()
+
     def wait_ended(self, timeout: float = BOOT_SECONDS) -> None:
         """Wait until it has powered itself off."""
         self._unshare.wait(timeout)
