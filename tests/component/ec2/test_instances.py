@@ -36,6 +36,7 @@ def test_machines_run_on_instances_which_end_with_the_cluster(cloud: Cloud, imag
         assert len(cloud.living()) == 2  # of two processors each
         (marks, _) = (cloud.tags(instance) for instance in cloud.living())
         assert marks["bigmachine:cluster"] == cluster.name
+        assert marks["bigmachine:digest"] == bm.local_info().digest
     assert cloud.living() == []
 
 

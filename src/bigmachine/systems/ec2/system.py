@@ -27,6 +27,7 @@ from bigmachine.addresses import Address
 from bigmachine.death import DeathKind
 from bigmachine.errors import ProvisionError, UsageError
 from bigmachine.host import role
+from bigmachine.info import program_digest
 from bigmachine.systems.base import Host, HostRequest, Keepalive, System
 from bigmachine.systems.ec2 import errors, request, userdata
 from bigmachine.systems.ec2.api import FLAVORS, Api, require_boto3
@@ -623,7 +624,7 @@ def _tags(cluster: str, host_id: str) -> dict[str, str]:
         driver=str(Origin.here()),
         program=program or "python",
         arguments=" ".join(sys.argv[1:]),
-        digest="",
+        digest=program_digest(),
     )
 
 
