@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from bigmachine.systems.base import System
 from bigmachine.systems.checks import Check, Leftover
 from bigmachine.systems.directories import base_directory, make_directory
 from bigmachine.systems.origin import Origin
+from bigmachine.values import changed
 
 
 class Rack(System):
@@ -83,7 +83,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def leave(name: str, system: str, **options: object) -> Path:
     """Leave the record of a cluster whose driver is gone."""
-    gone = dataclasses.replace(Origin.here(), started=0.5)
+    gone = changed(Origin.here(), started=0.5)
     record = Record(
         name=name,
         origin=gone,

@@ -13,7 +13,6 @@ a program: where the directory cannot be written, there is no record.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import logging
@@ -21,11 +20,11 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
 from bigmachine.systems.origin import Origin, Whereabouts
+from bigmachine.values import Value, changed, hidden
 
 __all__ = ["Record", "Recorder", "Standing", "default_directory", "records", "remove"]
 
@@ -48,8 +47,7 @@ class Standing(StrEnum):
     """Its driver is, or was, on another computer that shares this directory."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(Value):
     """What is known of one cluster.
 
     Attributes:
@@ -67,10 +65,10 @@ class Record:
     origin: Origin
     program: str
     system: str
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    options: Mapping[str, Any] = hidden(default_factory=dict)
     is_here: bool = False
     started: float = 0.0
-    hosts: Mapping[str, str | None] = field(default_factory=dict)
+    hosts: Mapping[str, str | None] = {}
 
     def encode(self) -> bytes:
         """Return it as a file holds it."""
@@ -206,7 +204,7 @@ class Recorder:
         first = not self._path
         if first:
             self._path = self._make_path()
-        data = dataclasses.replace(self._record, hosts=hosts).encode()
+        data = changed(self._record, hosts=hosts).encode()
         with self._writing:
             if self._closed:
                 return

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from dataclasses import dataclass
 from enum import StrEnum
 
 from bigmachine import osdep
+from bigmachine.values import Value
 
 __all__ = ["Origin", "Whereabouts"]
 
@@ -29,8 +29,7 @@ class Whereabouts(StrEnum):
     """It is, or was, where this process cannot see it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Origin(Value):
     """A driver's process, named for good. As a text of at most 80 letters it fits into a tag.
 
     Attributes:

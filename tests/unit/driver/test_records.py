@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import stat
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from bigmachine.driver.records import Record, Recorder, Standing, records, remove
 from bigmachine.systems.origin import Origin
+from bigmachine.values import changed
 
 RECORD = Record(
     name="pi/1 ü",
@@ -51,7 +51,7 @@ def test_a_cluster_is_open_until_its_driver_ends_it(recorder: Recorder, director
     recorder.remove("h3")
     wait_for(lambda: any(each[1].hosts for each in records(directory)))
     ((path, record, standing),) = records(directory)
-    assert record == dataclasses.replace(RECORD, hosts={"h1": "10.0.0.1:80"})
+    assert record == changed(RECORD, hosts={"h1": "10.0.0.1:80"})
     assert standing is Standing.OPEN
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     recorder.close()
@@ -78,34 +78,34 @@ def test_many_changes_leave_one_file_that_is_always_locked(
 )
 def test_what_is_not_locked_is_not_open(directory: str, change, standing: Standing) -> None:
     os.makedirs(directory)
-    left = dataclasses.replace(RECORD, origin=dataclasses.replace(RECORD.origin, **change))
+    left = changed(RECORD, origin=changed(RECORD.origin, **change))
     Path(directory, "left.json").write_bytes(left.encode())
     assert [each[1:] for each in records(directory)] == [(left, standing)]
 
 
 def test_a_child_that_holds_the_lock_does_not_stand_for_its_driver(directory: str) -> None:
-    gone = dataclasses.replace(RECORD.origin, started=0.5)
-    recorder = Recorder(dataclasses.replace(RECORD, origin=gone), directory)
+    gone = changed(RECORD.origin, started=0.5)
+    recorder = Recorder(changed(RECORD, origin=gone), directory)
     recorder.open()
     wait_for(lambda: [each[2] for each in records(directory)] == [Standing.GONE])
     recorder.close()
 
 
 def test_the_next_cluster_removes_what_is_of_no_use(directory: str, recorder: Recorder) -> None:
-    gone = dataclasses.replace(RECORD.origin, started=0.5)
-    other = dataclasses.replace(RECORD.origin, computer="other")
+    gone = changed(RECORD.origin, started=0.5)
+    other = changed(RECORD.origin, computer="other")
     new = time.time()
     left = {
-        "kept-gone": dataclasses.replace(RECORD, origin=gone),
-        "local-gone": dataclasses.replace(RECORD, origin=gone, is_here=True),
-        "kept-elsewhere": dataclasses.replace(RECORD, origin=other, is_here=True, started=new),
-        "old-elsewhere": dataclasses.replace(RECORD, origin=other),
+        "kept-gone": changed(RECORD, origin=gone),
+        "local-gone": changed(RECORD, origin=gone, is_here=True),
+        "kept-elsewhere": changed(RECORD, origin=other, is_here=True, started=new),
+        "old-elsewhere": changed(RECORD, origin=other),
     }
     wait_for(lambda: bool(list(records(directory))))
     for name, record in left.items():
         Path(directory, f"{name}.json").write_bytes(record.encode())
     Path(directory, "damaged.json").write_text("{")
-    second = Recorder(dataclasses.replace(RECORD, name="second"), directory)
+    second = Recorder(changed(RECORD, name="second"), directory)
     second.open()
     wait_for(lambda: not os.path.exists(os.path.join(directory, "old-elsewhere.json")))
     second.close()

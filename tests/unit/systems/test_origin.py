@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 
 import pytest
 
 from bigmachine.systems.origin import Origin, Whereabouts
+from bigmachine.values import changed
 
 
 def test_this_process_lives_and_its_text_says_the_same() -> None:
@@ -20,13 +20,13 @@ def test_this_process_lives_and_its_text_says_the_same() -> None:
 
 @pytest.mark.parametrize("change", [{"pid": 2**22 + 1}, {"started": 0.5}])
 def test_a_process_that_has_ended_is_gone_also_when_its_id_is_used_again(change) -> None:
-    assert dataclasses.replace(Origin.here(), **change).whereabouts is Whereabouts.GONE
+    assert changed(Origin.here(), **change).whereabouts is Whereabouts.GONE
 
 
 def test_what_lived_before_the_computer_was_started_anew_is_gone() -> None:
     origin = Origin.here()
     processes = origin.boot.partition("+")[2]
-    assert dataclasses.replace(origin, boot=f"other+{processes}").whereabouts is Whereabouts.GONE
+    assert changed(origin, boot=f"other+{processes}").whereabouts is Whereabouts.GONE
 
 
 @pytest.mark.parametrize("part", ["computer", "container"])
@@ -36,7 +36,7 @@ def test_nothing_is_said_of_what_cannot_be_seen(part: str) -> None:
         "computer": {"computer": "other"},
         "container": {"boot": origin.boot.partition("+")[0] + "+other"},
     }[part]
-    assert dataclasses.replace(origin, **change).whereabouts is Whereabouts.ELSEWHERE
+    assert changed(origin, **change).whereabouts is Whereabouts.ELSEWHERE
 
 
 def test_another_process_is_told_from_its_text() -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
 
 from bigmachine.systems.ec2.leftovers import is_left
 from bigmachine.systems.origin import Origin
+from bigmachine.values import changed
 
 GONE = {"pid": 2**22 + 1}
 
 
 def tags(**changes: Any) -> dict[str, str]:
-    return {"bigmachine:driver": str(dataclasses.replace(Origin.here(), **changes))}
+    return {"bigmachine:driver": str(changed(Origin.here(), **changes))}
 
 
 def test_what_a_driver_has_left_that_is_gone_is_left() -> None:
