@@ -34,6 +34,8 @@ def pytest_configure() -> None:
             signal.signal(number, lambda *_: None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A run that takes too long is terminated: then it shows where it is.
+    faulthandler.register(signal.SIGTERM, file=os.dup(2), chain=True)
 
 
 def pytest_unconfigure() -> None:
