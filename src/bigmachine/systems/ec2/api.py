@@ -71,17 +71,23 @@ class Api:
     def __repr__(self) -> str:
         return f"<Api region={self._region} profile={self._profile}>"
 
-    def client(self, service: str, **more: Any) -> Any:
-        """Return boto3's client for a service."""
+    def client(self, service: str, *, attempts: int = ATTEMPTS, **more: Any) -> Any:
+        """Return boto3's client for a service.
+
+        Args:
+            service: As boto3 calls it.
+            attempts: How often a call is made that fails for the time being.
+            more: For ``boto3.Session.client``: another region.
+        """
         import boto3
         from botocore.config import Config
 
-        key = f"{service} {more}"
+        key = f"{service} {attempts} {more}"
         with self._lock:
             if key not in self._clients:
                 session = boto3.Session(profile_name=self._profile, region_name=self._region)
                 config = Config(
-                    retries={"mode": "adaptive", "max_attempts": ATTEMPTS},
+                    retries={"mode": "adaptive", "max_attempts": attempts},
                     connect_timeout=CONNECT_SECONDS,
                     read_timeout=READ_SECONDS,
                     max_pool_connections=AT_ONCE + 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.systems.checks import Check
@@ -40,15 +41,16 @@ async def examine(system: EC2) -> AsyncIterator[Check]:
 def _calls(system: EC2) -> list[tuple[str, str, dict[str, Any]]]:
     from bigmachine.systems.ec2 import request
 
-    kind = system.kinds[0]
-    run = request.run_instances(system.wishes, kind, b"#cloud-config", "doctor")
+    # With tags, since to make them is a permission of its own.
+    wishes = replace(system.wishes, tags={f"{request.TAG}:cluster": "doctor"})
+    run = request.run_instances(wishes, system.kinds[0], b"#cloud-config", "doctor")
     run.pop("ClientToken")
     return [
         ("RunInstances", "run_instances", run),
         (
             "CreateLaunchTemplate",
             "create_launch_template",
-            request.launch_template(system.wishes, b"#cloud-config", "bigmachine-doctor"),
+            request.launch_template(wishes, b"#cloud-config", "bigmachine-doctor"),
         ),
     ]
 

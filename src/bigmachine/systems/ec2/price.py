@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bigmachine.systems.ec2 import request
 
 if TYPE_CHECKING:
     from bigmachine.systems.ec2.api import Api
     from bigmachine.systems.ec2.request import InstanceType, Wishes
+
+PRICING_REGION: Final = "us-east-1"
+"""Few regions tell prices; these tell those of all."""
 
 
 async def describe_plan(
@@ -49,6 +53,7 @@ async def spot_price(api: Api, name: str) -> float | None:
             "describe_spot_price_history",
             InstanceTypes=[name],
             ProductDescriptions=["Linux/UNIX"],
+            StartTime=datetime.datetime.now(datetime.UTC),  # those that hold now
             MaxResults=20,
         )
         return min(float(each["SpotPrice"]) for each in answer["SpotPriceHistory"])
@@ -69,8 +74,10 @@ async def on_demand_price(api: Api, name: str) -> float | None:
     }
     filters = [{"Type": "TERM_MATCH", "Field": key, "Value": v} for key, v in wanted.items()]
     try:
-        answer = await api.call(
-            "get_products", service="pricing", ServiceCode="AmazonEC2", Filters=filters
+        answer = await api.run(
+            lambda: api.client("pricing", attempts=2, region_name=PRICING_REGION).get_products(
+                ServiceCode="AmazonEC2", Filters=filters
+            )
         )
         return _dollars(json.loads(answer["PriceList"][0]))
     except Exception:

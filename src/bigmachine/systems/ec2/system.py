@@ -51,6 +51,8 @@ AT_ONCE: Final = 16
 SPARE_FAILURES: Final = 3
 """How many instances may fail in a launch, beyond half of those asked for, until it is given up."""
 CONNECT_SECONDS: Final = 3.0
+MAKING_SECONDS: Final = 10.0
+"""How long a cluster's end waits for instances that are about to be made, to terminate them."""
 TERMINATE_SECONDS: Final = 0.05
 """How long terminations wait for others, to go in one call."""
 UNKNOWN_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
@@ -177,6 +179,7 @@ class EC2(System):
         )
         self._kinds: list[InstanceType] = []
         self._watcher: Watcher | None = None
+        self._making: set[asyncio.Task[str]] = set()
         self._ending: set[str] = set()
         self._ender: asyncio.Task[None] | None = None
 
@@ -257,6 +260,18 @@ class EC2(System):
             started=0,
             remedy="leave out dry_run to launch them",
         )
+
+    def begin_instance(self, host_id: str, given: HostRequest) -> asyncio.Task[str]:
+        """Have an instance made, by a task for which `shutdown` waits: EC2 cannot be stopped."""
+        making = asyncio.get_running_loop().create_task(self.make_instance(host_id, given))
+        self._making.add(making)
+        making.add_done_callback(self._making.discard)
+        return making
+
+    def end_made(self, making: asyncio.Task[str]) -> None:
+        """End what a task has made."""
+        if not making.cancelled() and making.exception() is None:
+            self.end(making.result())
 
     async def make_instance(self, host_id: str, given: HostRequest) -> str:
         """Have one instance made, in the market that has one; return its id."""
@@ -385,6 +400,8 @@ class EC2(System):
 
     async def shutdown(self) -> None:
         """Wait for the last terminations; see `System.shutdown`."""
+        if self._making:
+            await asyncio.wait(self._making, timeout=MAKING_SECONDS)
         await self.wait_ended()
         if self._watcher is not None:
             await self._watcher.close()
@@ -501,12 +518,11 @@ class _Launch:
 
     async def _make(self, host_id: str) -> str:
         """Have an instance made; one that is under way when this is cancelled is ended."""
-        making = asyncio.ensure_future(self._system.make_instance(host_id, self._given))
+        making = self._system.begin_instance(host_id, self._given)
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
-            with contextlib.suppress(Exception):
-                self._system.end(await making)
+            making.add_done_callback(self._system.end_made)
             raise
 
     def failure(self) -> ProvisionError:
