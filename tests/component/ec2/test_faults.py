@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from moto.ec2.models.instances import InstanceBackend, InstanceState, StateReason
+from moto.ec2.models.instances import InstanceBackend, InstanceState
 
 import bigmachine as bm
 from bigmachine.image.build import Image
 from bigmachine.systems.ec2 import system
 
-from .cloud import TYPE, Cloud
+from .cloud import TYPE, Cloud, set_reason
 from .test_instances import LIMIT, Service, ec2
 
 
@@ -45,7 +45,7 @@ def end_at_once(
         boot(instance)
         if which(number):
             instance._state = InstanceState("terminated", 48)
-            instance.state_reason = StateReason(f"{code}: error on launch", code)
+            set_reason(instance, code, "error on launch")
 
     monkeypatch.setattr(cloud, "_boot", new_boot)
 
