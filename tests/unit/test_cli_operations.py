@@ -13,7 +13,8 @@ import pytest
 
 from bigmachine.cli import main
 from bigmachine.driver import checkup
-from bigmachine.driver.records import Record, Recorder, default_directory
+from bigmachine.driver.recorder import Recorder
+from bigmachine.driver.records import Record, default_directory
 from bigmachine.errors import ProvisionError
 from bigmachine.systems.base import System
 from bigmachine.systems.checks import Check, Leftover
@@ -200,10 +201,7 @@ def test_open_clusters_are_listed_and_those_that_were_left(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     leave("left", "rack")
-    record = Record(
-        name="mine", origin=Origin.here(), program="x.py", system="rack", started=time.time()
-    )
-    recorder = Recorder(record)
+    recorder = Recorder({"name": "mine", "program": "x.py", "system": "rack"})
     recorder.open()
     recorder._writer.join()
     assert main(["ps"]) == 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,7 +21,7 @@ from bigmachine.driver.handle import DialledHandle, Handle, OwnedHandle
 from bigmachine.driver.lifecycle import Happening, State
 from bigmachine.driver.orders import Orders, host_config
 from bigmachine.driver.output import Output
-from bigmachine.driver.records import Record, Recorder
+from bigmachine.driver.recorder import Recorder
 from bigmachine.driver.runtime import Runtime
 from bigmachine.errors import UsageError
 from bigmachine.futures import Future
@@ -30,7 +29,6 @@ from bigmachine.host.messages import Program
 from bigmachine.rpc import codec
 from bigmachine.rpc.client import Client
 from bigmachine.rpc.dialer import Dialer
-from bigmachine.systems.origin import Origin
 
 if TYPE_CHECKING:
     from bigmachine.driver.abroad import Abroad
@@ -281,13 +279,11 @@ def _recorder(name: str, system: System, program: Program) -> Recorder | None:
         text = os.path.basename(program.argv[0]) if program.argv else ""
     else:
         text = f"-m {program.target}" if program.how == "module" else program.target
-    record = Record(
-        name=name,
-        origin=Origin.here(),
-        program=text or "python",
-        system=system.name,
-        options=options,
-        is_here=system.is_here,
-        started=time.time(),
-    )
-    return Recorder(record)
+    details = {
+        "name": name,
+        "program": text or "python",
+        "system": system.name,
+        "options": options,
+        "is_here": system.is_here,
+    }
+    return Recorder(details)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bigmachine.driver.abroad import Abroad
     from bigmachine.driver.orders import Orders
     from bigmachine.driver.output import Output
-    from bigmachine.driver.records import Recorder
+    from bigmachine.driver.recorder import Recorder
     from bigmachine.driver.runtime import Runtime
     from bigmachine.rpc.dialer import Dialer
     from bigmachine.systems.base import Host, System
@@ -93,7 +93,7 @@ class Fleet:
                 launches.append(self._runtime.start_task(link.launch(batch, orders), "launch"))
 
         error: BaseException = RuntimeError("the system launched fewer hosts than were asked for")
-        if self._recorder is not None:
+        if self._recorder is not None and not self._system.is_here:  # else with the first host
             self._recorder.open()
         try:
             async with self._placing:

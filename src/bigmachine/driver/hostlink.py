@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bigmachine.driver.abroad import Abroad
     from bigmachine.driver.orders import Orders
     from bigmachine.driver.output import Output
-    from bigmachine.driver.records import Recorder
+    from bigmachine.driver.recorder import Recorder
     from bigmachine.driver.runtime import Runtime
     from bigmachine.rpc.dialer import Dialer
     from bigmachine.systems.base import Host, System

@@ -15,25 +15,20 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import logging
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
 from bigmachine.systems.origin import Origin, Whereabouts
-from bigmachine.values import Value, changed, hidden
+from bigmachine.values import Value, hidden
 
-__all__ = ["Record", "Recorder", "Standing", "default_directory", "records", "remove"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Record", "Standing", "default_directory", "records", "remove"]
 
 FORGET_SECONDS: Final = 30 * 86400.0
 """After this long a record that nothing can be found out about is of no use to anybody."""
 _VERSION: Final = 1
-_JOIN_SECONDS: Final = 0.2
 _TRIES: Final = 5  # to read a file that is being replaced
 
 
@@ -115,116 +110,6 @@ def default_directory() -> str:
     return os.path.join(home, "bigmachine", "clusters")
 
 
-class Recorder:
-    """The driver's record of one cluster.
-
-    Methods may be called from any thread, and return at once: a thread of its own writes, which
-    ends when it has nothing more to do.
-
-    Args:
-        record: What is known at the beginning.
-        directory: Where the record is to be; None: `default_directory`.
-    """
-
-    def __init__(self, record: Record, directory: str | None = None) -> None:
-        self._record = record
-        self._hosts: dict[str, str | None] = {}
-        self._directory = directory
-        self._path = ""
-        self._lock_fd = -1
-        self._state = threading.Lock()
-        self._writing = threading.Lock()  # held while the file is touched
-        self._changed = False
-        self._busy = False
-        self._closed = False
-        self._writer: threading.Thread | None = None
-
-    def __repr__(self) -> str:
-        return f"<Recorder {self._path or 'unwritten'}>"
-
-    def open(self) -> None:
-        """Note that there is such a cluster. Idempotent."""
-        if self._writer is None:
-            self._note()
-
-    def add(self, host_id: str, address: str | None) -> None:
-        """Note a host."""
-        with self._state:
-            self._hosts[host_id] = address
-        self._note()
-
-    def remove(self, host_id: str) -> None:
-        """Note that a host has ended. Idempotent."""
-        with self._state:
-            known = host_id in self._hosts
-            self._hosts.pop(host_id, None)
-        if known:
-            self._note()
-
-    def close(self) -> None:
-        """Remove the record: the cluster has ended. Idempotent."""
-        with self._state:
-            if self._closed:
-                return
-            self._closed = True
-        with self._writing:
-            if self._lock_fd >= 0:
-                with contextlib.suppress(OSError):
-                    os.unlink(self._path)
-                os.close(self._lock_fd)
-                self._lock_fd = -1
-        if self._writer is not None:
-            self._writer.join(_JOIN_SECONDS)
-
-    def _note(self) -> None:
-        with self._state:
-            self._changed = True
-            if self._busy or self._closed:
-                return
-            self._busy = True
-        writer = threading.Thread(target=self._write, name="bigmachine-record", daemon=True)
-        self._writer = writer
-        with contextlib.suppress(RuntimeError):  # the interpreter ends
-            writer.start()
-
-    def _write(self) -> None:
-        while True:
-            with self._state:
-                if self._closed or not self._changed:
-                    self._busy = False
-                    return
-                self._changed = False
-                hosts = dict(self._hosts)
-            try:
-                self._replace(hosts)
-            except (OSError, ValueError, TypeError) as error:
-                logger.debug("no record of cluster %s: %s", self._record.name, error)
-
-    def _replace(self, hosts: Mapping[str, str | None]) -> None:
-        first = not self._path
-        if first:
-            self._path = self._make_path()
-        data = changed(self._record, hosts=hosts).encode()
-        with self._writing:
-            if self._closed:
-                return
-            descriptor = _write_locked(self._path, data)
-            before, self._lock_fd = self._lock_fd, descriptor
-        if before >= 0:
-            os.close(before)
-        if first:
-            _remove_useless(os.path.dirname(self._path))
-
-    def _make_path(self) -> str:
-        directory = self._directory or default_directory()
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        plain = "".join(
-            char if char.isalnum() or char in "-_" else "-" for char in self._record.name
-        )
-        unique = f"{self._record.origin.pid}-{os.urandom(3).hex()}"
-        return os.path.join(directory, f"{plain[:60]}-{unique}.json")
-
-
 def records(directory: str | None = None) -> Iterator[tuple[str, Record, Standing]]:
     """Yield the path of each record, what it says, and what is known of the cluster; oldest first.
 
@@ -239,6 +124,13 @@ def records(directory: str | None = None) -> Iterator[tuple[str, Record, Standin
             found.append((path, *_read(path)))
     found.sort(key=lambda each: each[1].started)
     yield from found
+
+
+def path_of(record: Record, directory: str) -> str:
+    """Return where a new record belongs."""
+    letters = (char if char.isalnum() or char in "-_" else "-" for char in record.name)
+    plain = "".join(letters)[:60]
+    return os.path.join(directory, f"{plain}-{record.origin.pid}-{os.urandom(3).hex()}.json")
 
 
 def remove(path: str) -> None:
@@ -288,7 +180,7 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _write_locked(path: str, data: bytes) -> int:
+def write_locked(path: str, data: bytes) -> int:
     """Put a file in its place that is locked; return the descriptor that holds the lock."""
     new = f"{path}.new"
     descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -304,7 +196,7 @@ def _write_locked(path: str, data: bytes) -> int:
     return descriptor
 
 
-def _remove_useless(directory: str) -> None:
+def remove_useless(directory: str) -> None:
     """Remove the records of clusters that can have left nothing, and those nobody knows of."""
     for path, record, standing in records(directory):
         is_old = time.time() - record.started > FORGET_SECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import time
@@ -10,18 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from bigmachine.driver.records import Record, Recorder, Standing, records, remove
+from bigmachine.driver.recorder import Recorder
+from bigmachine.driver.records import Record, Standing, records, remove, write_locked
 from bigmachine.systems.origin import Origin
 from bigmachine.values import changed
 
-RECORD = Record(
-    name="pi/1 ü",
-    origin=Origin.here(),
-    program="bigpi.py",
-    system="ssh",
-    options={"region": "x"},
-    started=12.5,
-)
+DETAILS = {"name": "pi/1 ü", "program": "bigpi.py", "system": "ssh", "options": {"region": "x"}}
+RECORD = Record(**DETAILS, origin=Origin.here(), started=12.5)
 
 
 @pytest.fixture
@@ -31,7 +27,7 @@ def directory(tmp_path: Path) -> str:
 
 @pytest.fixture
 def recorder(directory: str) -> Iterator[Recorder]:
-    recorder = Recorder(RECORD, directory)
+    recorder = Recorder(DETAILS, directory)
     recorder.open()
     yield recorder
     recorder.close()
@@ -51,7 +47,8 @@ def test_a_cluster_is_open_until_its_driver_ends_it(recorder: Recorder, director
     recorder.remove("h3")
     wait_for(lambda: any(each[1].hosts for each in records(directory)))
     ((path, record, standing),) = records(directory)
-    assert record == changed(RECORD, hosts={"h1": "10.0.0.1:80"})
+    assert record == changed(RECORD, hosts={"h1": "10.0.0.1:80"}, started=record.started)
+    assert 0 <= time.time() - record.started < 60
     assert standing is Standing.OPEN
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     recorder.close()
@@ -83,12 +80,17 @@ def test_what_is_not_locked_is_not_open(directory: str, change, standing: Standi
     assert [each[1:] for each in records(directory)] == [(left, standing)]
 
 
-def test_a_child_that_holds_the_lock_does_not_stand_for_its_driver(directory: str) -> None:
-    gone = changed(RECORD.origin, started=0.5)
-    recorder = Recorder(changed(RECORD, origin=gone), directory)
-    recorder.open()
-    wait_for(lambda: [each[2] for each in records(directory)] == [Standing.GONE])
-    recorder.close()
+def test_a_child_that_holds_the_lock_does_not_stand_for_its_driver(
+    recorder: Recorder, directory: str
+) -> None:
+    wait_for(lambda: bool(list(records(directory))))
+    ((path, record, _),) = records(directory)
+    gone = changed(record, origin=changed(record.origin, started=0.5))
+    os.close(write_locked(path, gone.encode()))
+    descriptor = os.open(path, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert [each[2] for each in records(directory)] == [Standing.GONE]
+    os.close(descriptor)
 
 
 def test_the_next_cluster_removes_what_is_of_no_use(directory: str, recorder: Recorder) -> None:
@@ -105,7 +107,7 @@ def test_the_next_cluster_removes_what_is_of_no_use(directory: str, recorder: Re
     for name, record in left.items():
         Path(directory, f"{name}.json").write_bytes(record.encode())
     Path(directory, "damaged.json").write_text("{")
-    second = Recorder(changed(RECORD, name="second"), directory)
+    second = Recorder({**DETAILS, "name": "second"}, directory)
     second.open()
     wait_for(lambda: not os.path.exists(os.path.join(directory, "old-elsewhere.json")))
     second.close()
@@ -116,7 +118,7 @@ def test_the_next_cluster_removes_what_is_of_no_use(directory: str, recorder: Re
 def test_a_directory_that_cannot_be_made_fails_nobody(tmp_path: Path, caplog) -> None:
     caplog.set_level("DEBUG")
     (tmp_path / "file").touch()
-    recorder = Recorder(RECORD, str(tmp_path / "file" / "clusters"))
+    recorder = Recorder(DETAILS, str(tmp_path / "file" / "clusters"))
     recorder.open()
     wait_for(lambda: "no record of cluster" in caplog.text)
     recorder.add("h", None)
