@@ -321,7 +321,10 @@ def images_service(config: HostConfig, server: Server) -> ImagesService:
             tls=lambda: (dialer.tls(address), address.subject),
         )
 
-    return ImagesService(lambda: Store(config.cache, room=make_room), connect)
+    # The boot file removes that directory once this process is gone, killed or not.
+    inside = config.cache and config.directory.startswith(os.path.join(config.cache, ""))
+    temporary = config.directory if inside else None
+    return ImagesService(lambda: Store(config.cache, room=make_room, temporary=temporary), connect)
 
 
 def base_python() -> str:

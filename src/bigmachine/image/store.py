@@ -53,6 +53,8 @@ class Store:
         limit_bytes: How large it may become.
         room: Called when the disk is full with how many bytes are needed, to make some (from
             `image.prune`); returns whether it did.
+        temporary: A directory on the same file system for what is not in place yet, which somebody
+            removes after this process, however it ends; by default the store's own.
 
     Raises:
         OSError: It cannot be used; the message says why, and what to do.
@@ -64,10 +66,12 @@ class Store:
         *,
         limit_bytes: int = DEFAULT_LIMIT_BYTES,
         room: Callable[[Store, int], bool] | None = None,
+        temporary: str | None = None,
     ) -> None:
         self.root = os.path.abspath(os.path.expanduser(root))
         self.limit_bytes = limit_bytes
         self._make_room = room
+        self._temporary = temporary or self.path("tmp")
         self._held: dict[str, int] = {}
         self._contents: dict[str, Contents] = {}
         with self.explained():
@@ -207,7 +211,7 @@ class Store:
 
     def temporary(self) -> str:
         """Return a path that nobody else has."""
-        return self.path("tmp", secrets.token_hex(8))
+        return os.path.join(self._temporary, secrets.token_hex(8))
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:

@@ -43,6 +43,13 @@ def tree(store: Store, layer: TextLayer) -> Path:
     return Path(store.tree(layer.digest))
 
 
+def test_what_is_not_in_place_yet_is_where_it_goes_with_its_process(tmp_path: Path) -> None:
+    root, private = str(tmp_path / "cache"), str(tmp_path / "cache" / "clusters" / "c-1")
+
+    assert os.path.dirname(Store(root).temporary()) == str(tmp_path / "cache" / "tmp")
+    assert os.path.dirname(Store(root, temporary=private).temporary()) == private
+
+
 def test_a_layer_is_there_when_all_its_packs_have_come(store: Store) -> None:
     layer = layer_of(FILES)
     receiving = store.begin(layer.listing)
