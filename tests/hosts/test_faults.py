@@ -252,8 +252,8 @@ def test_a_disk_that_the_runtime_fits_on_and_the_image_does_not_is_named(
 
     said = make_drivers("numpy").run(REFUSED, [host], timeout=90.0).stdout
 
-    assert re.search(r"no room|No space left|disk", said), said
     assert "h1" in said
+    assert "the disk of the cache /home/worker/.cache/bigmachine is full: free some space" in said
     assert_clean([host], SLACK)
 
 
