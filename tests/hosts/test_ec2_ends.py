@@ -19,6 +19,7 @@ from . import instances
 from .cloud import RealCloud
 from .drivers import Drivers
 from .lab import Lab
+from .network import Ailment
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(240)]
 
@@ -41,6 +42,9 @@ PROGRAM = """
         with bm.start() as cluster:
             (machine,) = cluster.start(1, services={"Probe": Probe()})
             machine.wait().result(timeout=90)
+            if machine.err:
+                say("never ran", machine.err)
+                sys.exit()
             say("running")
             try:
                 machine.call(Probe.block, 90.0).result()
@@ -62,6 +66,19 @@ def cloud(tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator
     directory.mkdir()
     with credentials(monkeypatch), RealCloud(directory, lab) as cloud:
         yield cloud
+
+
+def settings(cloud: RealCloud, **more: str) -> dict[str, str]:
+    options = {
+        "endpoint_url": cloud.url,
+        "region": REGION,
+        "instance_type": TYPE,
+        "ami": cloud.ami,
+        "use_private_ip": "true",
+        **more,
+    }
+    named = {f"BIGMACHINE_EC2_{name.upper()}": value for name, value in options.items()}
+    return {"BIGMACHINE_SYSTEM": "ec2", **named}
 
 
 def test_an_instance_on_which_all_of_ours_is_killed_powers_itself_off(lab: Lab) -> None:
@@ -88,16 +105,8 @@ def test_an_instance_on_which_all_of_ours_is_killed_powers_itself_off(lab: Lab) 
 def test_a_spot_notice_is_heard_on_the_instance_and_told_before_its_end(
     cloud: RealCloud, make_drivers: Callable[..., Drivers]
 ) -> None:
-    options = {
-        "endpoint_url": cloud.url,
-        "region": REGION,
-        "instance_type": TYPE,
-        "ami": cloud.ami,
-        "use_private_ip": "true",
-    }
-    env = {f"BIGMACHINE_EC2_{name.upper()}": value for name, value in options.items()}
     drivers = make_drivers("boto3")
-    with drivers.driven(PROGRAM, [], env={"BIGMACHINE_SYSTEM": "ec2", **env}) as driver:
+    with drivers.driven(PROGRAM, [], env=settings(cloud)) as driver:
         driver.expect(r"^running", instances.BOOT_SECONDS)
         (instance,) = cloud.up()
         instance.notify_spot()
@@ -106,3 +115,16 @@ def test_a_spot_notice_is_heard_on_the_instance_and_told_before_its_end(
         assert driver.expect(r"^death (\S+)", OFF_SECONDS)[1] == "spot"
         instance.wait_ended(OFF_SECONDS)
         assert driver.wait(20) == 0
+
+
+def test_an_instance_that_the_driver_never_reaches_is_given_up_with_advice(
+    cloud: RealCloud, lab: Lab, make_drivers: Callable[..., Drivers]
+) -> None:
+    lab.network.ail(Ailment(one=lab.network.driver))  # a security group lets nobody in
+    drivers = make_drivers("boto3")
+    with drivers.driven(PROGRAM, [], env=settings(cloud, boot_seconds="8")) as driver:
+        said = driver.expect(r"^never ran (.*)", 90)[1]
+        assert driver.wait(20) == 0
+    assert "within 8 s" in said
+    assert "security group" in said
+    wait_until(lambda: not cloud.up(), OFF_SECONDS)
