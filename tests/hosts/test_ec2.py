@@ -111,7 +111,7 @@ def test_the_time_to_a_machine_is_the_instances_own_and_little_of_ours(
         ours = running - boot_file_started(instance)
         booted = boot_file_started(instance) - instance.first_process_started()
         print(f"from systemd to the boot file {booted:.2f} s, from there to a machine {ours:.2f} s")
-        assert ours < READY_SECONDS * SLACK / 4
+        assert ours < READY_SECONDS + SLACK
 
 
 def test_a_spot_instance_that_is_taken_back_is_said_to_be(
