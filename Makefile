@@ -36,8 +36,8 @@ pyright = PYRIGHT_PYTHON_CACHE_DIR=.venv/pyright PYRIGHT_PYTHON_IGNORE_WARNINGS=
 demo: .venv/installed
 	.venv/bin/python examples/bigpi.py
 
-# Each Python has an environment of its own. All tests run two suites at a time; some, which TESTS chooses, on
-# one Python after the other, whatever the first ones gave.
+# Each Python has an environment of its own. All tests run two suites at a time; those that TESTS
+# chooses, on one Python after the other, whatever the first ones gave.
 ifeq ($(TESTS),tests)
 test:
 	@.ci/tests $(PYTHON)
