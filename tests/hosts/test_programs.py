@@ -163,6 +163,9 @@ def test_a_notebook_has_machines_on_hosts(
     drivers = make_drivers("ipykernel")
     for name, value in drivers.settings([host]).items():
         monkeypatch.setenv(name, value)
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    monkeypatch.chdir(folder)  # what is beside a notebook travels
     kernel = tmp_path / "share" / "kernels" / "driver"
     kernel.mkdir(parents=True)
     command = [str(drivers.environment.python), "-m", "ipykernel_launcher"]
