@@ -13,6 +13,24 @@ import bigmachine
 from bigmachine.image.build import Image, build
 from bigmachine.image.index import Index
 
+HERE = Path(__file__).parent
+LONG = (
+    "ec2/",
+    "boot/test_ends",
+    "boot/test_failures",
+    "boot/test_interpreters",
+    "boot/test_strangers",
+)
+"""What takes minutes and hardly depends on the Python: it runs on the first one only."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is long as slow."""
+    for item in items:
+        is_here = item.path.is_relative_to(HERE)
+        if is_here and str(item.path.relative_to(HERE)).startswith(LONG):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def small_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
