@@ -205,6 +205,7 @@ class Supervisor:
         from bigmachine.host.messages import MachineStart
         from bigmachine.host.parcel import write_parcel
 
+        _make_directories(spec)
         template = spec.template(os.environ)
         modules: frozenset[str] = frozenset()
         if spec.program.is_bare:
@@ -516,3 +517,11 @@ def _send(boot: socket.socket, ready: HostReady) -> bool:
     except OSError:
         return False
     return True
+
+
+def _make_directories(spec: LaunchSpec) -> None:
+    """Make the program's directories where the image has none: it has no empty ones."""
+    for directory in {spec.program.directory, spec.cwd}:
+        if spec.image_root and directory.startswith(os.path.join(spec.image_root, "")):
+            with contextlib.suppress(OSError):  # who needs it fails there, and says so
+                os.makedirs(directory, exist_ok=True)
