@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 from moto.core.exceptions import ServiceException
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import ec2_backends
@@ -55,7 +56,7 @@ class Cloud:
         self.made: list[tuple[str, str]] = []
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         # Other runs of the tests, side by side with this one, have clouds as well.
-        self._network = random.randrange(1, 255)
+        self._network = f"127.{random.randrange(1, 255)}.{random.randrange(256)}"
         self._spared: set[str] = set()
         self._lock = threading.Lock()
         self._patches = contextlib.ExitStack()
@@ -117,9 +118,25 @@ class Cloud:
         """End an instance's processes."""
         process = self.processes.pop(instance, None)
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            while self._signal(process, signal.SIGKILL):
+                process.poll()
             process.wait()
+
+    def freeze(self, instance: str) -> None:
+        """Have an instance's processes do nothing any more, which nobody is told."""
+        self._signal(self.processes[instance], signal.SIGSTOP)
+
+    def _signal(self, process: subprocess.Popen[bytes], number: int) -> int:
+        """Send a signal to a process and all below it; return how many there were but that one."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            first = psutil.Process(process.pid)
+            # From below: who has lost its parent would not be found any more.
+            below = first.children(recursive=True)[::-1]
+            for each in (*below, first):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.send_signal(number)
+            return len(below)
+        return 0
 
     # moto, changed where it only pretends
 
@@ -165,7 +182,7 @@ class Cloud:
     def _boot(self, instance: Any) -> None:
         with self._lock:
             number = len(self.booted)
-            address = f"127.{self._network}.{1 + number // 200}.{2 + number % 200}"
+            address = f"{self._network}.{1 + number}"
             self.booted[instance.id] = data = user_data_of(instance)
         for interface in instance.nics.values():
             interface.private_ip_address = address

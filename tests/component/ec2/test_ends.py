@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 
 import pytest
@@ -27,7 +25,7 @@ def test_an_instance_that_was_stopped_is_noticed_though_it_falls_silent(
         machine.wait().result(LIMIT)
         call = machine.call(Service.hang)
         (instance,) = cloud.living()
-        os.killpg(cloud.processes[instance].pid, signal.SIGSTOP)
+        cloud.freeze(instance)
         began = time.monotonic()
         found = cloud.backend.get_instance(instance)
         found._state = InstanceState("stopped", 80)
