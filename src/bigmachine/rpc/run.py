@@ -137,7 +137,7 @@ class Run:
                 context = server.context.copy()
                 server.workers.submit(lambda: context.run(self._stream_in_thread, result))
                 return
-            if type(result) in _ATOMS:
+            if type(result) in _ATOMS and not self._expired:
                 body = dumps(result, 5)
                 if len(body) <= frames.INLINE_BYTES:
                     self._end()
@@ -181,7 +181,7 @@ class Run:
                 raise _is_a_stream(self.method.name)
             args, kwargs = self._begin()
             result = self.method.function(*args, **kwargs)
-            if type(result) in _ATOMS and not stream:
+            if type(result) in _ATOMS and not stream and not self._expired:
                 body = dumps(result, 5)
                 if len(body) <= frames.INLINE_BYTES:
                     self._end()
@@ -253,6 +253,9 @@ class Run:
     # Answering, from any thread.
 
     def _reply(self, result: Any) -> None:
+        if self._expired:  # it may be part of an answer, of a method that was told to stop
+            self._end_stream()
+            return
         try:
             payload = codec.encode(codec.bulk(result), "reply")
         except PayloadError as error:

@@ -142,6 +142,9 @@ class Methods:
             await asyncio.sleep(0)
         return "stayed"
 
+    async def stubborn_at_length(self) -> list[str]:
+        return [await self.stubborn()]
+
     def left(self) -> float | None:
         return deadlines.remaining()
 
@@ -554,6 +557,18 @@ def test_a_deadline_that_the_machine_notices_first_is_a_timeout_all_the_same(
 class _NeverFires:
     def cancel(self) -> None:
         pass
+
+
+@pytest.mark.parametrize("method", ["until_cancelled", "stubborn", "stubborn_at_length"])
+def test_what_a_method_returns_after_the_deadline_is_no_answer(
+    link: Link, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link.client._timers, "at", lambda when, action: _NeverFires())
+    with deadlines.timeout(0.05):
+        call = link.client.call(f"M.{method}")
+    with pytest.raises(CallTimeoutError):
+        call.result(LIMIT)
+    until(link.idle)
 
 
 def test_a_deadline_that_is_over_already_calls_nothing(link: Link) -> None:
