@@ -231,6 +231,22 @@ def boot_id() -> str:
         return str(psutil.boot_time())
 
 
+def first_environ() -> dict[str, str] | None:
+    """Return the environment that this process was started with, before it made changes to it.
+
+    Of a process that was forked it is that of the program that it came from. It is None where it
+    cannot be known: the process is not allowed to look, or something, as setproctitle does, has
+    used the room for other things.
+    """
+    if sys.platform == "linux":
+        try:
+            return _parse_environ(_read("/proc/self/environ"))
+        except OSError:
+            return None
+    else:
+        return _psutil_environ()
+
+
 def peak_memory_bytes(usage: resource.struct_rusage) -> int:
     """Return the most memory that a process had resident, in bytes, from what ``os.wait4`` gave."""
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -445,6 +461,17 @@ def _stat_fields(pid: int) -> list[bytes] | None:
     return text[text.rindex(b")") + 2 :].split()
 
 
+def _parse_environ(data: bytes) -> dict[str, str] | None:
+    """Read ``NAME=value`` entries, each with a NUL behind it; None when they are something else."""
+    found: dict[str, str] = {}
+    for entry in data.split(b"\0")[:-1]:
+        name, equals, value = os.fsdecode(entry).partition("=")
+        if not name or not equals:
+            return None
+        found.setdefault(name, value)  # Python, too, takes the first one
+    return None if data and data[-1] else found
+
+
 def _read(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
@@ -484,5 +511,14 @@ def _psutil_start_time(pid: int) -> float | None:
 
     try:
         return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None
+
+
+def _psutil_environ() -> dict[str, str] | None:
+    import psutil
+
+    try:
+        return dict(psutil.Process().environ()) or None  # it is empty where it cannot be read
     except psutil.Error:
         return None

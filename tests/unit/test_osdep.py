@@ -294,6 +294,35 @@ def test_a_start_time_stays_the_same_and_orders_processes() -> None:
         assert theirs > mine - 0.02  # the clock ticks a hundred times a second
 
 
+ENVIRONS: dict[bytes, dict[str, str] | None] = {
+    b"": {},
+    b"A=1\0B=x=y\0C=\0": {"A": "1", "B": "x=y", "C": ""},
+    b"A=first\0A=second\0": {"A": "first"},
+    b"A=\xff\0": {"A": "\udcff"},
+    b"\0\0\0\0": None,
+    b"of a title\0\0\0": None,
+    b"A=1\0=x\0": None,
+    b"A=1\0B=cut o": None,
+}
+
+
+@pytest.mark.parametrize("data", ENVIRONS)
+def test_an_environment_is_told_from_what_has_taken_its_place(data: bytes) -> None:
+    assert osdep._parse_environ(data) == ENVIRONS[data]
+
+
+def test_the_first_environment_is_what_the_process_was_started_with() -> None:
+    told = run(
+        "import subprocess, sys\n"
+        "code = 'import os; from bigmachine import osdep; '\\\n"
+        '    \'os.environ.update(A="2", NEW="3"); del os.environ["B"]; \'\\\n'
+        "    'print(osdep.first_environ())'\n"
+        "print(subprocess.check_output([sys.executable, '-c', code], text=True,\n"
+        "    env={'A': '1', 'B': '\\udcff'}).strip())"
+    )
+    assert told == "{'A': '1', 'B': '\\udcff'}\n"
+
+
 def test_peak_memory_is_told_in_bytes() -> None:
     peak = osdep.peak_memory_bytes(resource.getrusage(resource.RUSAGE_SELF))
     assert 1 << 22 < peak < 1 << 40

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bigmachine import osdep
 from bigmachine.host.messages import (
     HostConfig,
     LaunchSpec,
@@ -39,8 +40,9 @@ class Orders:
         env: Changes to the environment that they begin with.
         args: Arguments in place of the driver's; None keeps those.
         start_method: How they are started.
-        environ: The environment that they begin with: the driver's at the time; None elsewhere than
-            on its computer, where they begin with what the host has.
+        environ: The environment that they begin with; None elsewhere than on the driver's computer,
+            where they begin with what the host has.
+        later_environ: What it is from ``bigmachine.start`` on; None leaves it. See `environments`.
         cwd: Where they work: the driver's directory.
         sys_path: The driver's ``sys.path``.
         image: Elsewhere: what the host is to have; None is the program's own environment.
@@ -54,6 +56,7 @@ class Orders:
     args: tuple[str, ...] | None
     start_method: StartMethod
     environ: Mapping[str, str] | None = field(repr=False)
+    later_environ: Mapping[str, str] | None = field(default=None, repr=False)
     cwd: str
     sys_path: tuple[str, ...]
     image: Image | None = None
@@ -91,6 +94,7 @@ class Orders:
         encoded = {
             name: codec.encode(service, f"service {name}") for name, service in services.items()
         }
+        environ, later_environ = environments(program) if system.is_here else (None, None)
         return cls(
             cluster=cluster,
             program=program,
@@ -98,7 +102,8 @@ class Orders:
             env=env,
             args=args,
             start_method=getattr(system, "start_method", "auto"),
-            environ=dict(os.environ) if system.is_here else None,
+            environ=environ,
+            later_environ=later_environ,
             cwd=os.getcwd(),
             sys_path=own_sys_path(),
             image=image,
@@ -118,6 +123,7 @@ class Orders:
             services=self.services,
             args=self.args,
             environ=self.environ,
+            later_environ=self.later_environ,
             env=self.env,
             start_method=self.start_method,
             maxprocs=maxprocs,
@@ -137,9 +143,11 @@ def host_config(
 
     With the driver's whole environment: it stays on this computer.
     """
+    environ, later_environ = environments(program)
     template = TemplateSpec(
         program=program,
-        environ=dict(os.environ),
+        environ=environ,
+        later_environ=later_environ,
         start_method=getattr(system, "start_method", "auto"),
     )
     return HostConfig(
@@ -150,6 +158,21 @@ def host_config(
         sys_path=own_sys_path(),
         template=template,
     ).to_mapping()
+
+
+def environments(program: Program) -> tuple[dict[str, str], dict[str, str] | None]:
+    """Return what the environment of machines on this computer is at first, and later.
+
+    A program that is run again begins with what this process was started with: then its changes,
+    as ``os.environ["PATH"] = "x:" + os.environ["PATH"]``, have the effect that they had here. Once
+    it has reached ``bigmachine.start`` it gets the driver's environment of this moment. Machines
+    without the program have that from the beginning.
+    """
+    present = dict(os.environ)
+    if program.is_bare:
+        return present, None
+    first = osdep.first_environ()
+    return present if first is None else first, present
 
 
 def own_sys_path() -> tuple[str, ...]:

@@ -52,6 +52,7 @@ def translate(
         orders,
         program=moved,
         environ=None,
+        later_environ=None,
         sys_path=sys_path,
         cwd=_or_empty(where, orders.cwd) or directory or root,
         root=root,

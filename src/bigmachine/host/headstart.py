@@ -65,6 +65,7 @@ def main(boot_fd: int) -> None:
         if template := config.get("template"):
             start = {
                 "program": template["program"],
+                "environ": template["later_environ"],
                 "start_method": template["start_method"],
                 "supervisor_pid": os.getpid(),
                 "mark": first_mark,
@@ -87,7 +88,7 @@ def begin(start: Mapping[str, Any], environ: Mapping[str, str] | None) -> Begun:
 
     Args:
         start: The fields of its `messages.TemplateStart`.
-        environ: Its environment; None is this process's.
+        environ: What its environment begins as; None is this process's.
 
     Raises:
         OSError: It cannot be started.

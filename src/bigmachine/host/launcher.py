@@ -282,6 +282,7 @@ class _Template:
             common = launcher.surroundings
             start = TemplateStart(
                 program=family.spec.program,
+                environ=family.spec.later_environ,
                 start_method=family.spec.start_method,
                 supervisor_pid=common.supervisor_pid,
                 mark=common.new_mark(),

@@ -93,27 +93,29 @@ class TemplateSpec(Value):
 
     Attributes:
         program: The program, with the arguments that it is to get.
-        environ: Its whole environment; None is the supervisor's own, which on the driver's host is
-            the driver's.
+        environ: The whole environment that it begins with; None is the supervisor's own, which on
+            the driver's host is the driver's.
+        later_environ: What that is to be from ``bigmachine.start`` on, whatever the program has
+            made of it; None leaves it.
         start_method: ``"fork"`` and ``"auto"`` fork where that is safe, ``"spawn"`` never does.
     """
 
     program: Program
     environ: Mapping[str, str] | None = hidden(default=None)
+    later_environ: Mapping[str, str] | None = hidden(default=None)
     start_method: StartMethod = "auto"
 
     def key(self) -> str:
         """Return a text that is the same for the same template."""
-        environ = None if self.environ is None else sorted(self.environ.items())
-        parts = [as_mapping(self.program), environ, self.start_method == "spawn"]
-        return json.dumps(parts)
+        parts = {**self.to_mapping(), "start_method": self.start_method == "spawn"}
+        return json.dumps(parts, sort_keys=True)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return it as what fits into JSON."""
-        environ = None if self.environ is None else dict(self.environ)
         return {
             "program": as_mapping(self.program),
-            "environ": environ,
+            "environ": _as_dict(self.environ),
+            "later_environ": _as_dict(self.later_environ),
             "start_method": self.start_method,
         }
 
@@ -178,7 +180,7 @@ class HostConfig(Value):
             "directory": self.directory,
             "driver_pid": self.driver_pid,
             "transport": self.transport,
-            "credentials": None if self.credentials is None else dict(self.credentials),
+            "credentials": _as_dict(self.credentials),
             "listen": self.listen,
             "port": self.port,
             "lease_seconds": self.lease_seconds,
@@ -246,9 +248,10 @@ class LaunchSpec(Value):
         program: What they run.
         services: One encoded mapping of names to `Payload`, each an encoded service.
         args: Arguments for the program in place of the driver's; None keeps those.
-        environ: The environment to begin with; None is the supervisor's own. For local machines
-            the driver's at this moment.
-        env: Changes to it; None removes a name.
+        environ: The environment to begin with; None is the supervisor's own.
+        later_environ: What it is to be from ``bigmachine.start`` on; None leaves it as the program
+            has made it.
+        env: Changes to both; None removes a name.
         start_method: How they are started.
         maxprocs: How many processors each has to itself.
         sys_path: The driver's ``sys.path``: what the program adds on the machine comes after it.
@@ -262,6 +265,7 @@ class LaunchSpec(Value):
     services: Payload = hidden()
     args: tuple[str, ...] | None = None
     environ: Mapping[str, str] | None = hidden(default=None)
+    later_environ: Mapping[str, str] | None = hidden(default=None)
     env: Mapping[str, str | None] = hidden(default_factory=dict)
     start_method: StartMethod = "auto"
     maxprocs: int = 1
@@ -281,14 +285,19 @@ class LaunchSpec(Value):
             scripts = os.path.join(self.image_root, "bin")
             environ["PATH"] = os.pathsep.join(filter(None, (scripts, environ.get("PATH", ""))))
             environ["VIRTUAL_ENV"] = self.image_root
+        later = self.later_environ
         if self.env:
-            environ = dict(own_environ if environ is None else environ)
-            for name, value in self.env.items():
-                environ.pop(name, None)
-                if value is not None:
-                    environ[name] = value
+            environ = self._with_changes(own_environ if environ is None else environ)
+            later = None if later is None else self._with_changes(later)
         program = self.program if self.args is None else self.program.with_args(self.args)
-        return TemplateSpec(program=program, environ=environ, start_method=self.start_method)
+        return TemplateSpec(
+            program=program, environ=environ, later_environ=later, start_method=self.start_method
+        )
+
+    def _with_changes(self, environ: Mapping[str, str]) -> dict[str, str]:
+        changes = {name: value for name, value in self.env.items() if value is not None}
+        left = {name: value for name, value in environ.items() if name not in self.env}
+        return {**left, **changes}
 
 
 class EventKind(enum.StrEnum):
@@ -345,7 +354,8 @@ class TemplateStart(Value):
     """The first message to a template: a length (4 bytes) and JSON.
 
     Attributes:
-        program: What it is to run. (The environment has come with the process.)
+        program: What it is to run. (The environment to begin with has come with the process.)
+        environ: What the environment is to be from ``bigmachine.start`` on; None leaves it.
         start_method: How machines are made of it.
         supervisor_pid: Its parent: without it, it ends.
         mark: What marks its descendants (`host.marks`).
@@ -354,6 +364,7 @@ class TemplateStart(Value):
     """
 
     program: Program
+    environ: Mapping[str, str] | None = hidden(default=None)
     start_method: StartMethod
     supervisor_pid: int
     mark: int
@@ -532,3 +543,10 @@ class Answer(Value):
     value: Any = None
     error: bytes | None = hidden(default=None)
     text: str = ""
+
+
+# Helpers
+
+
+def _as_dict(values: Mapping[str, str] | None) -> dict[str, str] | None:
+    return None if values is None else dict(values)

@@ -20,7 +20,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from bigmachine import osdep
@@ -80,6 +80,16 @@ def settle(
             os.chdir(cwd)
     sys.path[:] = [*sys_path, *(entry for entry in sys.path if entry not in sys_path)]
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+
+
+def set_environ(wanted: Mapping[str, str]) -> None:
+    """Make the environment exactly this.
+
+    What native code has put there by itself, unknown to ``os.environ``, stays: it is that code's.
+    """
+    for name in os.environ.keys() - wanted.keys():
+        del os.environ[name]
+    os.environ.update(wanted)
 
 
 def drop_inherited_handlers(*, forked: bool) -> None:

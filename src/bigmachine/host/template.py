@@ -123,6 +123,8 @@ class Template:
 
         reason = self._why_not_fork()
         self._forks = not reason
+        if self.start.environ is not None:
+            surroundings.set_environ(self.start.environ)
         surroundings.prepare_template()
         context = machine.prepare(self.start)
         # For the descriptors of machines that are about to be made; they have the program's limit.

@@ -24,7 +24,12 @@ def test_a_hosts_configuration_survives_json() -> None:
         credentials={"subject": "s", "key": "k"},
         lease_seconds=3.5,
         sys_path=("/a", "/b"),
-        template=TemplateSpec(program=PROGRAM, environ={"A": "\udcff"}, start_method="spawn"),
+        template=TemplateSpec(
+            program=PROGRAM,
+            environ={"A": "\udcff"},
+            later_environ={"A": "1", "B": "2"},
+            start_method="spawn",
+        ),
     )
     text = json.dumps(config.to_mapping())
     assert HostConfig.from_mapping(json.loads(text)) == config
@@ -48,10 +53,11 @@ def test_the_template_depends_on_program_arguments_environment_and_spawning() ->
     others = [
         changed(spec, environ={"A": "2"}),
         changed(spec, environ=None),
+        changed(spec, later_environ={"A": "1"}),
         changed(spec, program=PROGRAM.with_args(("b",))),
         changed(spec, start_method="spawn"),
     ]
-    assert len({spec.key(), *(other.key() for other in others)}) == 5
+    assert len({spec.key(), *(other.key() for other in others)}) == 6
 
 
 def test_changes_of_the_environment_are_applied() -> None:
@@ -65,7 +71,11 @@ def test_changes_of_the_environment_are_applied() -> None:
     )
     template = spec.template({"GONE": "x", "STAYS": "y"})
     assert template.environ == {"STAYS": "y", "NEW": "1"}
+    assert template.later_environ is None
     assert template.program.argv == ("x.py", "b", "c")
     unchanged = changed(spec, env={}, args=None)
     assert unchanged.template({"A": "1"}).environ is None
+    replayed = changed(spec, environ={"GONE": "1"}, later_environ={"GONE": "2", "MADE": "3"})
+    assert replayed.template({}).environ == {"NEW": "1"}
+    assert replayed.template({}).later_environ == {"NEW": "1", "MADE": "3"}
     assert unchanged.machines[0].label == "m0"
