@@ -6,12 +6,17 @@
             ├─▶ directories of the user's own, editable installs (sources, editable) ─▶ src/0, src/1
     data= ──┴─▶ data/0, data/1                                                          …
 
+The user's own files are held in memory, within a limit, since they change while a launch is under
+way: notebooks that save themselves, logs, results. They travel as they were when the image was
+built, to all hosts alike.
+
 What always holds: nothing is executed that was not before; what cannot travel is reported in the
 manifest, and nothing of the process's environment variables is in an image.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +39,9 @@ from bigmachine.image.sources import Found
 if TYPE_CHECKING:
     from bigmachine.host.messages import Program
 
+HELD_BYTES: Final = 64 << 20
+"""How much of the user's own files is held; directories that are larger have to stay as they are
+until all hosts have them."""
 _SCRIPTS: Final = "bin"
 """Where an image has its commands, relative to its root."""
 _SHEBANG_BYTES: Final = 512
@@ -126,6 +134,7 @@ class _Builder:
         self._program = ""
         self._scripts: list[str] = []
         self._left_out: list[tuple[str, str]] = []
+        self._room_bytes = HELD_BYTES
 
     # What is to be in it
 
@@ -242,10 +251,13 @@ class _Builder:
         key: str,
         distribution: tuple[str, str] = ("", ""),
         tags: tuple[str, ...] = (),
+        hold: bool = False,
     ) -> Known:
         files, problems = part.found.sources, list(part.found.left_out)
         state = signature(source.path for source in files.values())
-        layer = make_layer(part.name, part.kind, files, links=part.found.links, problems=problems)
+        layer = make_layer(
+            part.name, part.kind, files, links=part.found.links, problems=problems, hold=hold
+        )
         ref = LayerRef(
             digest=layer.digest,
             name=part.name,
@@ -266,13 +278,24 @@ class _Builder:
         index = self._index.beside(("sources", *self.layout.sites, *self._roots.paths))
         for part in self._roots.parts():
             key = f"{part.mount} {part.name} {key_of(part.found.sources, part.found.links)}"
-            known = index.find(key)
+            hold = self._has_room(part.found)
+            known = None if hold else index.find(key)
             if known is None:
-                self._add(self._make_part(part, index, key))
+                known = self._make_part(part, index, key, hold=hold)
+                self._room_bytes -= known.layer.size_bytes if hold else 0
+                self._add(known)
             else:
                 self._add(replace(known, problems=tuple(part.found.left_out)))
         self._places += self._roots.places
         index.save()
+
+    def _has_room(self, found: Found) -> bool:
+        """Whether there is room to hold so many files in memory."""
+        left = self._room_bytes
+        for source in found.sources.values():
+            with contextlib.suppress(OSError):
+                left -= os.stat(source.path).st_size
+        return left >= 0
 
     def _add(self, known: Known) -> None:
         self._left_out += known.problems

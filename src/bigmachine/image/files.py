@@ -1,9 +1,10 @@
 """Layers made of files on this computer's disk.
 
-Contents are read when a listing is made and again when packs are sent, never kept. What changes in
-between is noticed, since a pack is held to its hash when it is read. A compiled module (``.pyc``)
-holds the modification time of its source; it travels with the time that all files have on hosts,
-if it was valid here, and not at all if it was not.
+Contents are read when a listing is made and again when packs are sent. What changes in between is
+noticed, since a pack is held to its hash when it is read. Files that may well change, the user's
+own, can be held in memory instead, and travel as they were. A compiled module (``.pyc``) holds the
+modification time of its source; it travels with the time that all files have on hosts, if it was
+valid here, and not at all if it was not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -138,6 +139,7 @@ def make_layer(
     links: Mapping[str, str] | None = None,
     directories: Iterable[str] = (),
     problems: list[tuple[str, str]] | None = None,
+    hold: bool = False,
 ) -> FileLayer:
     """Make a layer; reads every file.
 
@@ -148,6 +150,7 @@ def make_layer(
         links: Its symbolic links, by path, and where they lead.
         directories: Its empty directories.
         problems: Takes files that cannot be read, and why, which then are not in the layer.
+        hold: Keep what is read, so that nothing is read again.
 
     Raises:
         OSError: A file cannot be read, and ``problems`` is None.
@@ -155,11 +158,14 @@ def make_layer(
     cutter = Cutter(kind)
     entries = [Entry(path, 0o777, None, target) for path, target in (links or {}).items()]
     entries += [Entry(path, 0o755, None) for path in directories]
+    read = dict(sources)
     for path in sorted(sources):
         size = 0
         try:
             mode = _mode(sources[path])
-            for data in _contents(sources[path]):
+            if hold:
+                read[path] = _held(sources[path])
+            for data in _contents(read[path]):
                 cutter.feed(data)
                 size += len(data)
         except OSError as error:
@@ -170,7 +176,7 @@ def make_layer(
         cutter.end_file()
         entries.append(Entry(path, mode, size))
     listing = Listing(name=name, kind=kind, entries=sort_entries(entries), packs=cutter.close())
-    return FileLayer(listing.encode(), sources)
+    return FileLayer(listing.encode(), read)
 
 
 def compiled_source(path: str, source: str) -> Source | None:
@@ -204,6 +210,10 @@ def _contents(source: Source) -> Iterator[bytes]:
         while data := file.read(_PIECE_BYTES):
             yield head + data[len(head) :]
             head = b""
+
+
+def _held(source: Source) -> Source:
+    return replace(source, data=b"".join(_contents(source)), head=b"")
 
 
 def _read(source: Source, span: Span) -> bytes:

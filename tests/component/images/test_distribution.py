@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from environments import Environment
 from linking import LIMIT, until
 from textlayers import TextLayer, layer_of, manifest_of
 
@@ -105,6 +106,18 @@ def test_what_a_warm_host_has_the_others_get_from_it(cluster: Cluster, image: Im
     cluster.provide(server, [warm])
     cluster.provide(server, cold)
     assert server.sent.total() == 0
+
+
+def test_a_notebook_that_saves_itself_meanwhile_spoils_no_launch(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    env = Environment(tmp_path.resolve() / "driver")
+    notebook = env.write(env.project / "pi.ipynb", "{}\n")
+    server = cluster.server(env.build())
+    notebook.unlink()
+    env.write(env.project / "pi.ipynb", '{"cells": []}\n')
+    for prepared in cluster.provide(server, cluster.add(2)):
+        assert Path(prepared.root, "src/0/pi.ipynb").read_text() == "{}\n"
 
 
 class Gate(TextLayer):

@@ -60,8 +60,8 @@ def test_the_same_contents_are_in_it_once(env: Environment) -> None:
 def test_an_image_that_cannot_be_written_leaves_the_old_one(env: Environment) -> None:
     path = env.write(env.root / "saved.image", "old")
     image = env.build()
-    env.write(env.project / "main.py", "changed\n")
-    with pytest.raises(OSError, match=r"main\.py has changed"):
+    env.write(env.site / "thing/__init__.py", "changed\n")
+    with pytest.raises(OSError, match=r"thing/__init__\.py has changed"):
         image.save(path)
     assert path.read_text() == "old"
     assert [each.name for each in env.root.iterdir() if each.name.startswith(".")] == []

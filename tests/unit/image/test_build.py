@@ -6,12 +6,14 @@ import os
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from environments import Environment, content, files
 
 from bigmachine.errors import UsageError
 from bigmachine.host.messages import Program
+from bigmachine.image.files import FileLayer
 from bigmachine.image.layout import SITE
 from bigmachine.image.manifest import map_path
 
@@ -203,6 +205,60 @@ def test_an_index_that_cannot_be_written_does_no_harm(env: Environment) -> None:
     env.install("thing", "thing/__init__.py")
     env.write(env.root / "index", "a file in its place")
     assert env.build().manifest.layers
+
+
+def test_what_happens_to_the_programs_files_later_does_not_matter(env: Environment) -> None:
+    edited = env.write(env.project / "edited.py")
+    gone = env.write(env.project / "notebook.ipynb", "{}\n")
+    log = env.write(env.project / "run.log", "begun\n")
+    data = env.write(env.root / "results/part.csv", "1\n")
+    image = env.build(data=[data])
+    env.write(edited, "x = 2\n")
+    env.write(env.project / "new.py")
+    gone.unlink()
+    env.write(log, "rotated\n")
+    data.unlink()
+    for place, was in (
+        ("src/0/edited.py", b"x = 1\n"),
+        ("src/0/notebook.ipynb", b"{}\n"),
+        ("src/0/run.log", b"begun\n"),
+        ("data/0/part.csv", b"1\n"),
+    ):
+        assert content(image, place) == was
+
+
+def test_a_file_that_vanishes_while_the_image_is_built_is_left_out(
+    env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env.write(env.project / "pi.py")
+    fleeting = env.write(env.project / ".pi.py.swp")
+    from bigmachine.image import build as module
+
+    make_layer = module.make_layer
+
+    def make_late(name: str, *args: Any, **options: Any) -> FileLayer:
+        if name == "src:project":
+            fleeting.unlink()
+        return make_layer(name, *args, **options)
+
+    monkeypatch.setattr(module, "make_layer", make_late)
+    image = env.build()
+    assert set(files(image)) == {"src/0/pi.py"}
+    assert "No such file" in dict(image.manifest.left_out)[str(fleeting)]
+
+
+def test_only_so_much_of_the_users_files_is_held_in_memory(
+    env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigmachine.image.build.HELD_BYTES", 10)
+    small = env.write(env.project / "pi.py")
+    large = env.write(env.root / "large.csv", "1,2,3\n")
+    image = env.build(data=[large])
+    env.write(small, "x = 2\n")
+    env.write(large, "4,5,6\n")
+    assert content(image, "src/0/pi.py") == b"x = 1\n"
+    with pytest.raises(OSError, match=r"large\.csv has changed since the image was built"):
+        content(image, "data/0/large.csv")
 
 
 def test_condas_libraries_travel(env: Environment) -> None:

@@ -70,6 +70,20 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
         layer.read_pack(0)
 
 
+def test_what_is_held_is_what_it_was(tmp_path: Path) -> None:
+    source = tmp_path / "mod.py"
+    source.write_text("x = 1\n")
+    found = compiled_source(str(compiled(source)), str(source))
+    assert found is not None
+    sources = {"mod.py": Source(str(source)), "mod.pyc": found}
+    layer = make_layer("src:test", "source", sources, hold=True)
+    was = contents(layer)
+    assert layer.listing == make_layer("src:test", "source", sources).listing
+    source.write_text("x = 2\n")
+    Path(found.path).unlink()
+    assert contents(layer) == was
+
+
 def compiled(source: Path) -> Path:
     path = Path(importlib.util.cache_from_source(str(source)))
     py_compile.compile(str(source), str(path), doraise=True)
