@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from sshd import Server, free_port, make_key, serving
 
-from bigmachine.systems.ssh.connect import ConnectSettings, Jumps, connect
-from bigmachine.systems.ssh.errors import HostError, Problem
+from bigmachine.systems.ssh.connect import Jumps, connect
 from bigmachine.systems.ssh.hosts import parse
+from bigmachine.systems.ssh.problems import HostError, Problem
+from bigmachine.systems.ssh.settings import ConnectSettings
 
 
 def settings_of(server: Server, **changes) -> ConnectSettings:

@@ -30,7 +30,7 @@ from bigmachine.security.authority import Authority
 from bigmachine.security.tls import client_context
 from bigmachine.systems.base import HostRequest
 from bigmachine.systems.ssh import SSH
-from bigmachine.systems.ssh.system import SSHHost
+from bigmachine.systems.ssh.host import SSHHost
 from bigmachine.wire import frames
 
 END_SECONDS = 10.0

@@ -11,8 +11,9 @@
 All SSH is spoken by one process for each cluster, the *switchboard* (`switchboard`, `line`): it has
 no user code in it, so that a program that holds the interpreter lock holds up no tunnel; and when
 the driver is gone, so is it, and with its connections all that it has started. What the driver
-does is in `system`, what speaks to the switchboard in `board`. `hosts` reads what a user names,
-`connect` opens a connection, `errors` says what went wrong and what to do about it.
+does is in `system`, `launch` and `host`, what speaks to the switchboard in `board`. `hosts` reads
+what a user names, `connect` opens connections (each is an `attempt` with a user's `settings`);
+`way_problems` and `host_problems` say what went wrong and what to do about it (`problems`).
 """
 
 from __future__ import annotations

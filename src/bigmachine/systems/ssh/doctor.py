@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.systems.bootfile import OLDEST_PYTHON
 from bigmachine.systems.checks import Check, Verdict
-from bigmachine.systems.ssh import errors
+from bigmachine.systems.ssh import host_problems
 from bigmachine.systems.ssh.connect import Connected, Jumps, connect
-from bigmachine.systems.ssh.errors import HostError
 from bigmachine.systems.ssh.line import LOOPBACK
+from bigmachine.systems.ssh.problems import HostError
 
 if TYPE_CHECKING:
     from bigmachine.systems.ssh.hosts import HostName
@@ -98,7 +98,7 @@ async def _look_at(system: SSH, name: HostName, jumps: Jumps) -> list[Check]:
     except HostError as error:
         inside = [_of(name, "python", error)]
     except TimeoutError:
-        late = HostError(errors.of_slow_boot(name.text, LOOK_SECONDS, ""))
+        late = HostError(host_problems.SLOW.of(name.text, seconds=LOOK_SECONDS))
         inside = [_of(name, "python", late)]
     finally:
         connected.ssh.close()
@@ -121,7 +121,7 @@ async def _look_inside(system: SSH, name: HostName, connected: Connected) -> lis
         said += await process.stderr.read()
         await process.wait_closed()
         status = process.exit_status
-        raise HostError(errors.of_shell(name.text, system.python, status, "", said))
+        raise HostError(host_problems.of_shell(name.text, system.python, status, "", said))
     seen = json.loads(line.removeprefix(_MARK))
     ahead = seen["time"] - (sent + time.time()) / 2
     return [
@@ -142,7 +142,7 @@ def _python(system: SSH, name: HostName, seen: Mapping[str, Any], same: str) -> 
     version = ".".join(map(str, seen["python"]))
     text = f"{system.python} is Python {version}, {seen['cpus']} processors"
     if tuple(seen["python"][:2]) < OLDEST_PYTHON:
-        remedy = f"Python {errors.OLDEST} or newer is needed: python=/path/to/python3"
+        remedy = f"Python {host_problems.OLDEST} or newer is needed: python=/path/to/python3"
         return Check.fail("python", text, remedy, subject=name.text)
     if seen["same"] or seen["python"][:2] == list(sys.version_info[:2]):
         return Check.ok("python", text, subject=name.text)

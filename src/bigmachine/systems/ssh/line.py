@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bigmachine.systems import bootfile
-from bigmachine.systems.ssh import errors
-from bigmachine.systems.ssh.connect import Connected, ConnectSettings, Jumps, connect
-from bigmachine.systems.ssh.errors import HostError, Problem
+from bigmachine.systems.ssh import host_problems
+from bigmachine.systems.ssh.connect import Connected, Jumps, connect
 from bigmachine.systems.ssh.hosts import HostName, parse
+from bigmachine.systems.ssh.problems import HostError, Problem
+from bigmachine.systems.ssh.settings import ConnectSettings
 
 if TYPE_CHECKING:
     import asyncssh
@@ -178,13 +179,13 @@ class Line:
                 process.stdin.write(payload)
                 return await self._listen(process)
         except TimeoutError as error:
-            problem = errors.of_slow_boot(self.order.host, UP_SECONDS, self._text())
+            problem = host_problems.SLOW.of(self.order.host, self._text(), seconds=UP_SECONDS)
             raise HostError(problem) from error
         except asyncssh.ChannelOpenError as error:
-            problem = errors.of_no_session(self.order.host, error.reason)
+            problem = host_problems.NO_SESSION.of(self.order.host, error.reason)
             raise HostError(problem) from error
         except (asyncssh.Error, OSError) as error:
-            problem = errors.of_lost(self.order.host, str(error), self._text())
+            problem = host_problems.LOST.of(self.order.host, f"{error} {self._text()}")
             raise HostError(problem) from error
 
     async def _listen(self, process: asyncssh.SSHClientProcess[bytes]) -> dict[str, Any]:
@@ -194,7 +195,7 @@ class Line:
             if said is None:
                 self._note(line)
             elif "error" in said:
-                raise HostError(errors.of_boot(self.order.host, self.order.python, said))
+                raise HostError(host_problems.of_boot(self.order.host, self.order.python, said))
             else:
                 return said
         await self._stderr
@@ -203,7 +204,7 @@ class Line:
 
     def _of_shell(self, process: asyncssh.SSHClientProcess[bytes]) -> Problem:
         signal = process.exit_signal
-        return errors.of_shell(
+        return host_problems.of_shell(
             self.order.host,
             self.order.python,
             process.exit_status,

@@ -11,7 +11,7 @@ import bigmachine as bm
 from bigmachine.config import resolve
 from bigmachine.errors import UsageError
 from bigmachine.host import role
-from bigmachine.systems.ssh.errors import Problem, provision_error
+from bigmachine.systems.ssh.problems import Problem, provision_error
 
 # A driver's own settings and options.
 

@@ -1,113 +1,27 @@
-"""What can go wrong on the way to a host, why, and what to do about it.
+"""What can go wrong on the way to a host: from its name to being let in.
 
-The one place where asyncssh's exceptions and what a host's shell says become ours: a `Problem`, one
-paragraph each. Problems cross from the switchboard's process to the driver as JSON; a
-`ProvisionError` is made of them there (`provision_error`).
+The one place where asyncssh's exceptions become ours.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from bigmachine.errors import ProvisionError
-from bigmachine.systems.bootfile import OLDEST_PYTHON
+from bigmachine.systems.ssh.problems import HostError, Problem, shorten
 
 if TYPE_CHECKING:
-    from bigmachine.systems.ssh.connect import Attempt
+    from bigmachine.systems.ssh.attempt import Attempt
 
-OLDEST: Final = ".".join(map(str, OLDEST_PYTHON))
-"""The oldest Python that runs the boot file."""
-
-_MAX_ANSWER: Final = 600  # characters of what a host has said
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """Why a host cannot be used.
-
-    Attributes:
-        host: The host, as the user names it.
-        kind: A word for programs: ``"refused"``, ``"host-key-changed"``, ``"no-python"`` …
-        what: What happened, without the host's name.
-        answer: What the other side said, in its own words; "" if nothing.
-        remedy: What to do about it.
-        temporary: Whether trying again may help.
-    """
-
-    host: str
-    kind: str
-    what: str
-    answer: str = ""
-    remedy: str = ""
-    temporary: bool = False
-
-    def __str__(self) -> str:
-        answer = f"; it answered: {self.answer}" if self.answer else ""
-        remedy = f"; {self.remedy}" if self.remedy else ""
-        return f"{self.host}: {self.what}{answer}{remedy}"
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return it as what fits into JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Problem:
-        """Rebuild it from `to_mapping`."""
-        return cls(**values)
-
-
-class HostError(Exception):
-    """A host cannot be used; ``problem`` says why."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(str(problem))
-        self.problem = problem
-
-
-def provision_error(
-    problems: Sequence[Problem], *, requested: int, started: int, exhausted: str = ""
-) -> ProvisionError:
-    """Return the one error for all hosts that could not be used; its cause is a group of theirs.
-
-    Args:
-        problems: Why, one for each.
-        requested: How many machines were asked for.
-        started: For how many of them there are hosts.
-        exhausted: Why there are too few even so, or "".
-    """
-    each = [
-        ProvisionError(
-            f"{problem.host}: {problem.what}",
-            system="ssh",
-            requested=requested,
-            started=started,
-            answer=problem.answer,
-            remedy=problem.remedy,
-            temporary=problem.temporary,
-        )
-        for problem in problems
-    ]
-    if len(each) == 1 and not exhausted:
-        return each[0]
-    lines = [exhausted or f"{len(each)} hosts cannot be used", *map(str, problems)]
-    error = ProvisionError(
-        "\n  - ".join(lines) + "\n ",
-        system="ssh",
-        requested=requested,
-        started=started,
-        remedy="" if problems else "name more hosts in hosts=, or ask for fewer machines",
-        temporary=bool(problems) and all(problem.temporary for problem in problems),
-    )
-    if each:
-        error.__cause__ = ExceptionGroup("hosts that cannot be used", each)
-    return error
-
-
-# What goes wrong before there is a connection.
+_NETWORK: Final = (
+    errno.ECONNREFUSED,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.ETIMEDOUT,
+    errno.ECONNRESET,
+)
 
 
 def of_connecting(attempt: Attempt, error: BaseException) -> Problem:
@@ -184,15 +98,6 @@ def _network(attempt: Attempt, error: OSError) -> Problem:
     )
 
 
-_NETWORK: Final = (
-    errno.ECONNREFUSED,
-    errno.EHOSTUNREACH,
-    errno.ENETUNREACH,
-    errno.ETIMEDOUT,
-    errno.ECONNRESET,
-)
-
-
 def _timeout(attempt: Attempt) -> Problem:
     seconds = attempt.settings.connect_seconds
     if attempt.connected:
@@ -227,7 +132,7 @@ def _disconnected(attempt: Attempt, error: BaseException) -> Problem:
     return attempt.problem(
         "dropped",
         f"{attempt.where} closed the connection before we were let in",
-        answer=_short(answer),
+        answer=shorten(answer),
         remedy="see the log of its SSH server; it may have too many connections at once "
         "(MaxStartups), refuse this address (hosts.deny, fail2ban), or be no SSH server",
         temporary=True,
@@ -281,14 +186,14 @@ def _key_exchange(attempt: Attempt, error: BaseException) -> Problem:
             "host-key-changed",
             f"{attempt.where} broke off the key exchange: as it seems, it has none of the kinds "
             "of keys that are known of it",
-            answer=_short(str(error)),
+            answer=shorten(str(error)),
             remedy=f"if it was installed anew: ssh-keygen -R {attempt.known_name!r} && "
             f"{attempt.scan_command}",
         )
     return attempt.problem(
         "no-common-algorithm",
         f"{attempt.where} and this side have no algorithm in common",
-        answer=_short(str(error)),
+        answer=shorten(str(error)),
         remedy="bring the SSH server up to date",
     )
 
@@ -300,7 +205,7 @@ def _denied(attempt: Attempt, error: BaseException) -> Problem:
     keys = attempt.look_at_keys()
     login = f"{attempt.user}@{attempt.where}"
     what = f"{login} lets none of our keys in"
-    answer = _short(getattr(error, "reason", "") or str(error))
+    answer = shorten(getattr(error, "reason", "") or str(error))
     authorize = f"ssh-copy-id {attempt.copy_target}"
     if not attempt.wants_keys:
         return attempt.problem(
@@ -379,156 +284,5 @@ def of_jump(name: str, jump: str, problem: Problem) -> Problem:
     )
 
 
-# What goes wrong on the host itself.
-
-
-def of_shell(name: str, python: str, status: int | None, signal: str, said: str) -> Problem:
-    """Return why the host's shell did not run the boot file.
-
-    Args:
-        name: The host.
-        python: The interpreter that was asked for.
-        status: The exit status, where there was one.
-        signal: What killed it, or "".
-        said: What came from it.
-    """
-    answer = _short(said)
-    if status == 127 or "not found" in said.lower() or "unknown command" in said.lower():
-        return Problem(
-            host=name,
-            kind="no-python",
-            what=f"there is no {python}",
-            answer=answer,
-            remedy=f"install it there (apt-get install python3), or say where one is that is "
-            f"{OLDEST} or newer: python=/path/to/python3",
-        )
-    if status == 126:
-        return Problem(
-            host=name,
-            kind="no-python",
-            what=f"{python} cannot be run",
-            answer=answer,
-            remedy="see its permissions, and whether the file system is mounted noexec; or say "
-            "where another Python is: python=/path/to/python3",
-        )
-    if status in (0, 1):
-        return Problem(
-            host=name,
-            kind="no-shell",
-            what=f"the account gives no shell that runs {python}: it ended with status {status} "
-            "before the boot file had begun",
-            answer=answer,
-            remedy="give the account a login shell (chsh), and no forced command in "
-            "~/.ssh/authorized_keys or sshd_config",
-        )
-    ended = f"was killed by {signal}" if signal else f"ended with status {status}"
-    return Problem(
-        host=name,
-        kind="boot",
-        what=f"{python} {ended} before it was up",
-        answer=answer,
-        remedy=f"run this there and see: {python} -c 'print(1)'",
-    )
-
-
-def of_boot(name: str, python: str, said: Mapping[str, Any]) -> Problem:
-    """Return why the boot file does not listen, as it says itself.
-
-    Args:
-        name: The host.
-        python: The interpreter that was asked for.
-        said: Its ``error``, and of which ``kind`` that is.
-    """
-    kind, answer = str(said.get("kind", "")), _short(str(said["error"]))
-    what, remedy = _OF_BOOT.get(kind, ("the boot file cannot do its work", "see what it answered"))
-    return Problem(
-        host=name,
-        kind="old-python" if kind == "python" else kind or "boot",
-        what=what.format(python=python),
-        answer=answer,
-        remedy=remedy,
-    )
-
-
-_OF_BOOT: Final = {
-    "python": (
-        "its {python} does not do",
-        "install a newer one beside it and say where that is: python=/path/to/python3",
-    ),
-    "disk": ("there is no room on its disk", "make room there, or name another with directory="),
-    "permission": (
-        "its cache cannot be written",
-        "make ~/.cache there writable for this user, or name another directory with directory=",
-    ),
-    "time": ("it took too long", "see whether the host is overloaded"),
-}
-
-
-def of_slow_boot(name: str, seconds: float, said: str) -> Problem:
-    """Return that the boot file does not come to listen."""
-    return Problem(
-        host=name,
-        kind="slow",
-        what=f"it let us in, but did not run the boot file within {seconds:g} s",
-        answer=_short(said),
-        remedy="see whether the host is overloaded, and whether its shell's start-up files "
-        "(~/.bashrc) wait for something",
-        temporary=True,
-    )
-
-
-def of_no_session(name: str, answer: str) -> Problem:
-    """Return that the SSH server runs no command."""
-    return Problem(
-        host=name,
-        kind="no-session",
-        what="its SSH server lets us in and refuses to run a command",
-        answer=_short(answer),
-        remedy="see MaxSessions and ForceCommand in its sshd_config, and the options of the key in "
-        "~/.ssh/authorized_keys",
-    )
-
-
-def of_lost(name: str, answer: str, said: str) -> Problem:
-    """Return that the connection was lost before the boot file was up."""
-    return Problem(
-        host=name,
-        kind="lost",
-        what="the connection was lost before the boot file was up",
-        answer=_short(f"{answer} {said}"),
-        remedy="see whether the host and the network to it are up",
-        temporary=True,
-    )
-
-
-def of_tunnel(name: str, answer: str) -> Problem:
-    """Return that a host's SSH server forbids the tunnel that is needed."""
-    return Problem(
-        host=name,
-        kind="forwarding-forbidden",
-        what="it is not reached directly, and its SSH server forbids tunnels",
-        answer=_short(answer),
-        remedy="set AllowTcpForwarding yes in its sshd_config, or open the ports to this computer "
-        "(tunnel='never' says that there is no need for tunnels)",
-    )
-
-
-def of_direct(name: str, place: str, reason: str) -> Problem:
-    """Return that a host is not reached directly, where nothing else is allowed."""
-    return Problem(
-        host=name,
-        kind="not-direct",
-        what=f"{place} is not reached directly ({reason}), and tunnel='never' forbids tunnels",
-        remedy="open the ports to this computer, or let tunnel= be 'auto'",
-        temporary=True,
-    )
-
-
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
-
-
-def _short(text: str) -> str:
-    """Return what somebody said as one line, the end of it where it is long."""
-    line = " ".join(text.split())
-    return line if len(line) <= _MAX_ANSWER else "… " + line[-_MAX_ANSWER:]
