@@ -147,6 +147,56 @@ def test_what_the_program_has_begun_happens_once(
     assert [path.name for path in temporary.iterdir() if "bigmachine" not in path.name] == []
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_temporary_file_goes_with_the_process_that_made_it(
+    run_program: RunProgram, tmp_path: Path, method: str
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    ran = run_program(
+        f"""
+        import os, tempfile
+        import bigmachine as bm
+
+        of_module = tempfile.NamedTemporaryFile("w")
+        of_module.write("here")
+        of_module.flush()
+        directory = tempfile.TemporaryDirectory()
+
+        class Service:
+            def init(self, cluster):
+                self.own = tempfile.NamedTemporaryFile("w")
+                self.own.write("kept")
+
+            def paths(self):
+                return [of_module.name, of_block.name, directory.name, self.own.name]
+
+            def leave(self):  # what it did not make, but may think is its own
+                of_module.close()
+                directory.cleanup()
+
+        def there(machine):
+            return [os.path.exists(path) for path in machine.call(Service.paths).result(30)]
+
+        with tempfile.NamedTemporaryFile() as of_block:
+            with bm.start(bm.systems.Local(start_method={method!r})) as cluster:
+                one, two = cluster.start(2, services={{"S": Service()}})
+                print(there(one), there(two))
+                one.call(Service.leave).result(30)
+                print(there(two))
+                one.shutdown().result(30)
+                print(there(two))
+            print([os.path.exists(path) for path in (of_module.name, of_block.name)])
+        """,
+        env={"TMPDIR": str(temporary)},
+    )
+
+    all_there = str([True] * 4)
+    assert ran.stdout.splitlines() == [f"{all_there} {all_there}", *[all_there] * 2, "[True, True]"]
+    assert ran.stderr == ""
+    assert [path.name for path in temporary.iterdir() if "bigmachine" not in path.name] == []
+
+
 def test_logging_that_was_set_up_before_holds(run_program: RunProgram) -> None:
     ran = run_program(
         """

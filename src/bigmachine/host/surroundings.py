@@ -20,11 +20,12 @@ import random
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from bigmachine import osdep
-from bigmachine.host import marks
+from bigmachine.host import marks, temporaries
 from bigmachine.host.imports import finish_imports
 
 SWITCH_INTERVAL_SECONDS: Final = 0.0005
@@ -43,6 +44,7 @@ def prepare_template() -> None:
     global stack_fd
     finish_imports()
     _stop_profiling()
+    temporaries.find()
     stack_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     # Far from the small numbers that programs expect for their own files.
     stack_fd = _move_up(stack_fd)
@@ -99,29 +101,20 @@ def drop_inherited_handlers(*, forked: bool) -> None:
     to whoever goes on in the template's process: the template, or this machine if not ``forked``.
     """
     atexit._clear()
-    finalize = getattr(sys.modules.get("weakref"), "finalize", None)
-    if finalize is not None:
-        kept = {} if forked else dict(temporary_directories())
-        finalize._registry.clear()
-        finalize._registry.update(kept)
-        atexit.register(finalize._exitfunc)
-        finalize._registered_with_atexit = True
+    finalize: Any = weakref.finalize
+    kept = {} if forked else dict(temporaries.directories())
+    if forked:
+        temporaries.disclaim()
+    finalize._registry.clear()
+    finalize._registry.update(kept)
+    atexit.register(finalize._exitfunc)
+    finalize._registered_with_atexit = True
     multiprocessing = sys.modules.get("multiprocessing.util")
     if multiprocessing is not None:
         # As multiprocessing's own children do. The template's are not this process's to end.
         multiprocessing._finalizer_registry.clear()
         sys.modules["multiprocessing.process"]._children.clear()
         atexit.register(multiprocessing._exit_function)
-
-
-def temporary_directories() -> list[tuple[Any, Any]]:
-    """Return the entries of ``weakref.finalize`` that belong to a ``TemporaryDirectory``."""
-    finalize = getattr(sys.modules.get("weakref"), "finalize", None)
-    kind = getattr(sys.modules.get("tempfile"), "TemporaryDirectory", None)
-    if finalize is None or kind is None:
-        return []
-    entries = list(finalize._registry.items())
-    return [(each, info) for each, info in entries if isinstance(info.weakref(), kind)]
 
 
 def reseed() -> None:
@@ -153,13 +146,15 @@ def leave(code: int, *, timeout: float) -> None:
 
     Args:
         code: The exit code.
-        timeout: How long the handlers and the flushing of streams may take, in seconds.
+        timeout: How long the handlers, the removal of temporary files and the flushing of streams
+            may take, in seconds.
     """
     deadline = threading.Timer(timeout, os._exit, (code,))
     deadline.daemon = True
     deadline.start()
     try:
         atexit._run_exitfuncs()
+        temporaries.remove()
         flush_streams()
     finally:
         os._exit(code)

@@ -170,7 +170,7 @@ class Template:
             if not isinstance(message, Preload):
                 break
             self._preload(message)
-        _remove_temporary_directories()
+        _remove_temporaries()
         os._exit(0)
 
     def _refuse(self, request: MachineStart, fds: tuple[int, ...]) -> None:
@@ -237,15 +237,15 @@ def _fork() -> int:
     return surroundings.without_fork_warning(os.fork)
 
 
-def _remove_temporary_directories() -> None:
-    """Remove the ``TemporaryDirectory`` objects of the program, which nobody else will.
+def _remove_temporaries() -> None:
+    """Remove the temporary files and directories that the program has made in this process.
 
-    They are this process's own. Its exit handlers are not run: the driver has run the same ones, or
-    will, and their effects are not to appear twice.
+    Nobody else will. Its exit handlers are not run: the driver has run the same ones, or will, and
+    their effects are not to appear twice.
     """
-    from bigmachine.host import surroundings
+    from bigmachine.host import temporaries
 
+    with contextlib.suppress(ValueError):  # Python allows it in the main thread only
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(2)  # a limit, should the disk hang
-    for finalizer, _ in surroundings.temporary_directories():
-        with contextlib.suppress(Exception):
-            finalizer()
+    temporaries.remove()
