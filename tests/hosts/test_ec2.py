@@ -36,8 +36,8 @@ PROGRAM = """
 
     if __name__ == "__main__":
         if "unborn" in sys.argv:
-            from bigmachine.systems.ec2 import EC2
-            dies_after(EC2, "make_instance")
+            from bigmachine.systems.ec2.maker import Maker
+            dies_after(Maker, "ask")
         with bm.start() as cluster:
             (machine,) = cluster.start(1, services={"Probe": Probe()})
             machine.wait().result(timeout=90)

@@ -13,7 +13,8 @@ from moto.ec2.models.instances import InstanceBackend, InstanceState
 
 import bigmachine as bm
 from bigmachine.image.build import Image
-from bigmachine.systems.ec2 import system
+from bigmachine.systems.ec2 import terminator
+from bigmachine.systems.ec2.terminator import Terminator
 
 from .cloud import TYPE, Cloud, set_reason
 from .test_instances import LIMIT, Service, ec2
@@ -124,7 +125,7 @@ def test_ec2_may_know_an_instance_later_than_who_has_made_it(
 def test_an_instance_that_ec2_does_not_know_yet_does_not_keep_others_from_their_end(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(system, "UNKNOWN_PAUSES", (0.01, 0.02))
+    monkeypatch.setattr(terminator, "UNKNOWN_PAUSES", (0.01, 0.02))
     cloud.boots = lambda number: False
 
     async def run() -> None:
@@ -133,9 +134,10 @@ def test_an_instance_that_ec2_does_not_know_yet_does_not_keep_others_from_their_
             "run_instances", ImageId=cloud.ami, InstanceType=TYPE, MinCount=1, MaxCount=1
         )
         assert len(cloud.living()) == 1
-        one.end("i-00000000000000000")
-        one.end(made["Instances"][0]["InstanceId"])
-        await one.shutdown()
+        ender = Terminator(one.api)
+        ender.end("i-00000000000000000")
+        ender.end(made["Instances"][0]["InstanceId"])
+        await ender.wait()
         assert cloud.living() == []
 
     asyncio.run(run())

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bigmachine.systems.ec2.system import EC2, EC2Host
+    from bigmachine.systems.ec2.system import EC2
 
-__all__ = ["EC2", "EC2Host"]
+__all__ = ["EC2"]
 
 
 def __getattr__(name: str) -> Any:

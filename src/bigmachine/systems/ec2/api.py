@@ -1,36 +1,25 @@
 """Calls of AWS's API: by boto3, in threads, a few at a time, again when AWS says too often.
 
 boto3 itself finds credentials, repeats what may be repeated, and slows down when it is throttled
-(its ``adaptive`` mode). What is here bounds how many calls are under way, and puts their results
-into this package's terms.
+(its ``adaptive`` mode). What is here bounds how many calls are under way, and keeps them off the
+loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, cast
 
 from bigmachine.errors import UsageError
-from bigmachine.systems.ec2 import errors
-from bigmachine.systems.ec2.request import TAG, Image, InstanceType
 
 AT_ONCE: Final = 8
 """How many calls are under way at a time."""
 ATTEMPTS: Final = 10
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 30.0
-DESCRIBED_AT_ONCE: Final = 100
-
-_PARAMETERS: Final = {
-    "ubuntu": "/aws/service/canonical/ubuntu/server/24.04/stable/current/{deb}/hvm/ebs-gp3/ami-id",
-    "debian": "/aws/service/debian/release/12/latest/{deb}",
-    "amazon": "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{aws}",
-}
-FLAVORS: Final = tuple(_PARAMETERS)
 
 
 def require_boto3() -> None:
@@ -122,121 +111,3 @@ class Api:
     def close(self) -> None:
         """Make no more calls. Idempotent."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-    # What this package asks
-
-    async def instance_types(self, names: Sequence[str]) -> list[InstanceType]:
-        """Describe instance types, in the order of their names.
-
-        Raises:
-            UsageError: There is no such type in this region.
-        """
-        try:
-            answer = await self.call("describe_instance_types", InstanceTypes=list(names))
-        except Exception as error:
-            if errors.code_of(error) == "InvalidInstanceType":
-                raise UsageError(f"EC2: instance_type={list(names)!r}: {error}") from error
-            raise
-        found = {each["InstanceType"]: _instance_type(each) for each in answer["InstanceTypes"]}
-        missing = [name for name in names if name not in found]
-        if missing:
-            raise UsageError(f"EC2: this region has no instance type {', '.join(missing)}")
-        return [found[name] for name in names]
-
-    async def image(self, ami: str | None, flavor: str, architecture: str) -> Image:
-        """Return an image.
-
-        Args:
-            ami: Its id, or a name (``*`` stands for anything), of which the newest is taken; None
-                is the newest of a flavour.
-            flavor: One of `FLAVORS`.
-            architecture: ``x86_64`` or ``arm64``.
-
-        Raises:
-            UsageError: There is none of that name.
-        """
-        wanted = ami
-        if wanted is None:
-            deb = "amd64" if architecture == "x86_64" else "arm64"
-            name = _PARAMETERS[flavor].format(deb=deb, aws=architecture)
-            answer = await self.call("get_parameter", service="ssm", Name=name)
-            wanted = str(answer["Parameter"]["Value"])
-        if wanted.startswith("ami-"):
-            answer = await self.call("describe_images", ImageIds=[wanted])
-        else:
-            filters = [
-                {"Name": "name", "Values": [wanted]},
-                {"Name": "architecture", "Values": [architecture]},
-                {"Name": "state", "Values": ["available"]},
-            ]
-            answer = await self.call("describe_images", Filters=filters)
-        images = sorted(answer["Images"], key=lambda image: image.get("CreationDate", ""))
-        if images:
-            return read_image(images[-1])
-        if wanted.startswith("ami-"):
-            return Image(id=wanted)  # it is not ours to see, but may be ours to run
-        raise UsageError(f"EC2: ami={ami!r}: no {architecture} image of this region has that name")
-
-    async def describe(self, ids: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-        """Describe instances; those that EC2 does not know, perhaps not yet, are left out."""
-        found: dict[str, Mapping[str, Any]] = {}
-        wanted = list(ids)
-        for at in range(0, len(wanted), DESCRIBED_AT_ONCE):
-            part = wanted[at : at + DESCRIBED_AT_ONCE]
-            # By a filter, since one unknown id would be an error for all.
-            filters = [{"Name": "instance-id", "Values": part}]
-            answer = await self.call("describe_instances", Filters=filters)
-            for reservation in answer["Reservations"]:
-                found.update((each["InstanceId"], each) for each in reservation["Instances"])
-        return found
-
-    async def ours(self, more: Mapping[str, str]) -> list[Mapping[str, Any]]:
-        """Describe the instances that live and have our tag, and those given."""
-        filters = [
-            {"Name": "tag-key", "Values": [f"{TAG}:cluster"]},
-            {
-                "Name": "instance-state-name",
-                "Values": ["pending", "running", "stopping", "stopped"],
-            },
-            *({"Name": f"tag:{key}", "Values": [value]} for key, value in more.items()),
-        ]
-        pages = functools.partial(
-            lambda: list(
-                self.client("ec2").get_paginator("describe_instances").paginate(Filters=filters)
-            )
-        )
-        return [
-            each
-            for page in await self.run(pages)
-            for reservation in page["Reservations"]
-            for each in reservation["Instances"]
-        ]
-
-
-def read_image(values: Mapping[str, Any]) -> Image:
-    """Read what the API says of an image."""
-    disks = {
-        each["DeviceName"]: each["Ebs"]
-        for each in values.get("BlockDeviceMappings", ())
-        if each.get("Ebs", {}).get("VolumeSize")
-    }
-    return Image(
-        id=values["ImageId"],
-        root_device=values.get("RootDeviceName") or "/dev/xvda",
-        kept_disks={
-            name: int(disk["VolumeSize"])
-            for name, disk in disks.items()
-            if not disk.get("DeleteOnTermination", True)
-        },
-    )
-
-
-def _instance_type(values: Mapping[str, Any]) -> InstanceType:
-    architectures = values.get("ProcessorInfo", {}).get("SupportedArchitectures", ["x86_64"])
-    return InstanceType(
-        name=values["InstanceType"],
-        cpus=int(values["VCpuInfo"]["DefaultVCpus"]),
-        memory_bytes=int(values["MemoryInfo"]["SizeInMiB"]) << 20,
-        architecture="arm64" if "arm64" in architectures else "x86_64",
-        has_disks=bool(values.get("InstanceStorageSupported")),
-    )

@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.systems.checks import Check
-from bigmachine.systems.ec2 import errors
+from bigmachine.systems.ec2 import errors, request
+from bigmachine.systems.ec2.tags import TAG
 
 if TYPE_CHECKING:
+    from bigmachine.systems.ec2.api import Api
+    from bigmachine.systems.ec2.plan import Plan
     from bigmachine.systems.ec2.system import EC2
 
 # EC2 says DryRunOperation where a call would have been allowed.
@@ -27,23 +30,21 @@ async def examine(system: EC2) -> AsyncIterator[Check]:
     region = api.client("ec2").meta.region_name
     yield Check.ok("credentials", f"{who.get('Arn', who.get('Account'))}, region {region}")
     try:
-        await system.prepare()
+        plan = await system.plan()
     except Exception as error:
         yield _failed("types", error)
         return
-    names = ", ".join(f"{kind.name} ({kind.cpus} cpus)" for kind in system.kinds)
+    names = ", ".join(f"{kind.name} ({kind.cpus} cpus)" for kind in plan.kinds)
     yield Check.ok("types", names)
-    yield Check.ok("image", system.wishes.ami)
-    for name, method, parameters in _calls(system):
-        yield await _permission(system, name, method, parameters)
+    yield Check.ok("image", plan.wishes.ami)
+    for name, method, parameters in _calls(plan):
+        yield await _permission(api, name, method, parameters)
 
 
-def _calls(system: EC2) -> list[tuple[str, str, dict[str, Any]]]:
-    from bigmachine.systems.ec2 import request
-
+def _calls(plan: Plan) -> list[tuple[str, str, dict[str, Any]]]:
     # With tags, since to make them is a permission of its own.
-    wishes = replace(system.wishes, tags={f"{request.TAG}:cluster": "doctor"})
-    run = request.run_instances(wishes, system.kinds[0], b"#cloud-config", "doctor")
+    wishes = replace(plan.wishes, tags={f"{TAG}:cluster": "doctor"})
+    run = request.run_instances(wishes, plan.kinds[0], b"#cloud-config", "doctor")
     run.pop("ClientToken")
     return [
         ("RunInstances", "run_instances", run),
@@ -55,10 +56,10 @@ def _calls(system: EC2) -> list[tuple[str, str, dict[str, Any]]]:
     ]
 
 
-async def _permission(system: EC2, name: str, method: str, parameters: dict[str, Any]) -> Check:
+async def _permission(api: Api, name: str, method: str, parameters: dict[str, Any]) -> Check:
     """Ask whether a call would be allowed."""
     try:
-        await system.api.call(method, DryRun=True, **parameters)
+        await api.call(method, DryRun=True, **parameters)
     except Exception as error:
         if errors.code_of(error) != _MAY:
             return _failed(name, error)

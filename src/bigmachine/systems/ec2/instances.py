@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +28,7 @@ RUNNING_SECONDS: Final = 3.0
 UNKNOWN_SECONDS: Final = 60.0
 """How long EC2 may not know an instance that it has just made."""
 _SLOWEST_SECONDS: Final = 15.0
+_DESCRIBED_AT_ONCE: Final = 100
 
 _ENDED: Final = frozenset({"shutting-down", "terminated", "stopping", "stopped"})
 _NOTICES: Final = frozenset({"marked-for-termination", "marked-for-stop"})
@@ -153,7 +154,7 @@ class Watcher:
 
     async def _ask(self) -> None:
         now = asyncio.get_running_loop().time()
-        described = await self._api.describe(self._instances)
+        described = await describe(self._api, self._instances)
         for instance_id, instance in list(self._instances.items()):
             if instance_id in described:
                 instance.take(described[instance_id])
@@ -187,6 +188,20 @@ class Watcher:
             instance = asked.get(request["SpotInstanceRequestId"])
             if instance is not None and code in _NOTICES:
                 self.notice(instance)
+
+
+async def describe(api: Api, ids: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """Describe instances; those that EC2 does not know, perhaps not yet, are left out."""
+    found: dict[str, Mapping[str, Any]] = {}
+    wanted = list(ids)
+    for at in range(0, len(wanted), _DESCRIBED_AT_ONCE):
+        part = wanted[at : at + _DESCRIBED_AT_ONCE]
+        # By a filter, since one unknown id would be an error for all.
+        filters = [{"Name": "instance-id", "Values": part}]
+        answer = await api.call("describe_instances", Filters=filters)
+        for reservation in answer["Reservations"]:
+            found.update((each["InstanceId"], each) for each in reservation["Instances"])
+    return found
 
 
 def _has_address(described: Mapping[str, Any]) -> bool:

@@ -7,11 +7,11 @@ the tags say, is touched, and only if that driver is gone.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bigmachine.systems.checks import Leftover
-from bigmachine.systems.ec2.request import TAG
+from bigmachine.systems.ec2.tags import TAG, tags_in
 from bigmachine.systems.origin import Origin, Whereabouts
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ async def collect(api: Api, *, dry_run: bool) -> AsyncIterator[Leftover]:
         api: The account and region.
         dry_run: Only find it.
     """
-    for instance in await api.ours({}):
-        if is_left(_tags(instance)):
+    for instance in await _instances(api):
+        if is_left(tags_in(instance)):
             state = instance["State"]["Name"]
             detail = (
                 f"{instance.get('InstanceType', '')} {state} since {instance.get('LaunchTime')}"
@@ -40,7 +40,7 @@ async def collect(api: Api, *, dry_run: bool) -> AsyncIterator[Leftover]:
     filters = [{"Name": "tag-key", "Values": [f"{TAG}:cluster"]}]
     answer = await api.call("describe_launch_templates", Filters=filters)
     for template in answer["LaunchTemplates"]:
-        if is_left(_tags(template)):
+        if is_left(tags_in(template)):
             name = template["LaunchTemplateName"]
             problem = (
                 ""
@@ -59,6 +59,25 @@ def is_left(tags: Mapping[str, str]) -> bool:
     return origin.whereabouts is Whereabouts.GONE
 
 
+async def _instances(api: Api) -> list[Mapping[str, Any]]:
+    """Describe the instances that live and have our tag."""
+    filters = [
+        {"Name": "tag-key", "Values": [f"{TAG}:cluster"]},
+        {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]},
+    ]
+
+    def pages() -> list[Any]:
+        paginator = api.client("ec2").get_paginator("describe_instances")
+        return list(paginator.paginate(Filters=filters))
+
+    return [
+        each
+        for page in await api.run(pages)
+        for reservation in page["Reservations"]
+        for each in reservation["Instances"]
+    ]
+
+
 async def _end(api: Api, method: str, **parameters: Any) -> str:
     """End something; return why that failed, or ""."""
     try:
@@ -74,13 +93,8 @@ def _leftover(
     return Leftover(
         kind=kind,
         name=name,
-        cluster=_tags(found).get(f"{TAG}:cluster", ""),
+        cluster=tags_in(found).get(f"{TAG}:cluster", ""),
         detail=detail,
         ended=not dry_run and not problem,
         problem=problem,
     )
-
-
-def _tags(found: Mapping[str, Any]) -> dict[str, str]:
-    listed: Sequence[Mapping[str, str]] = found.get("Tags", ())
-    return {each["Key"]: each["Value"] for each in listed}

@@ -4,45 +4,36 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from bigmachine.systems.ec2 import request
+from bigmachine.systems.ec2.plan import count
 
 if TYPE_CHECKING:
     from bigmachine.systems.ec2.api import Api
-    from bigmachine.systems.ec2.request import InstanceType, Wishes
+    from bigmachine.systems.ec2.plan import Plan
 
 PRICING_REGION: Final = "us-east-1"
 """Few regions tell prices; these tell those of all."""
 
 
-async def describe_plan(
-    api: Api,
-    wishes: Wishes,
-    kinds: Sequence[InstanceType],
-    markets: Sequence[str],
-    machines: int,
-    cpus_per_machine: int | Literal["host"],
-) -> str:
+async def describe_plan(api: Api, plan: Plan, machines: int) -> str:
     """Return what would be asked for and what it costs per hour, for a person."""
     lines = []
-    for kind in kinds:
-        capacity, cpus = request.share(kind.cpus, cpus_per_machine)
-        number = request.count(machines, capacity)
+    for kind in plan.kinds:
+        capacity, cpus = plan.share(kind.cpus)
+        number = count(machines, capacity)
         lines.append(
             f"  {number} x {kind.name} ({kind.cpus} cpus, {kind.memory_bytes >> 30} GiB, "
             f"{kind.architecture}), {capacity} machines of {cpus} cpus on each"
         )
-        for market in markets:
+        for market in plan.markets:
             price = await (spot_price if market == "spot" else on_demand_price)(api, kind.name)
             cost = "not known" if price is None else f"{price:.4f} USD, all {price * number:.2f}"
             lines.append(f"    {market}, per hour: {cost}")
-    if len(kinds) > 1:
+    if len(plan.kinds) > 1:
         lines.insert(0, "  one of these, as AWS has them:")
-    lines.append(
-        f"  image {wishes.ami}, {wishes.root_disk_gib or 'its own number of'} GiB root disk"
-    )
+    disk = plan.wishes.root_disk_gib or "its own number of"
+    lines.append(f"  image {plan.wishes.ami}, {disk} GiB root disk")
     return "\n".join(lines)
 
 

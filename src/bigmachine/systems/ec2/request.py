@@ -8,54 +8,19 @@ metadata is not to be had without a session token (IMDSv2).
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from bigmachine.errors import UsageError
+if TYPE_CHECKING:
+    from bigmachine.systems.ec2.catalog import InstanceType
 
-TAG: Final = "bigmachine"
-"""What the keys of our tags begin with, before a colon."""
-MAX_TAG_CHARACTERS: Final = 256
 _LETTERS: Final = "fghijklmnop"
 """What EC2 recommends for the names of further disks."""
 
+MAX_DATA_DISKS: Final = len(_LETTERS)
+
 _RESOURCES: Final = ("instance", "volume", "network-interface")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceType:
-    """An instance type, as the API describes it.
-
-    Attributes:
-        name: As ``m6i.large``.
-        cpus: Its virtual processors.
-        memory_bytes: Its memory.
-        architecture: ``x86_64`` or ``arm64``.
-        has_disks: Whether it has disks of its own.
-    """
-
-    name: str
-    cpus: int
-    memory_bytes: int
-    architecture: str
-    has_disks: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """An image, as the API describes it.
-
-    Attributes:
-        id: Its id.
-        root_device: What its root disk is called.
-        kept_disks: Its disks, and their sizes, that would outlive an instance.
-    """
-
-    id: str
-    root_device: str = "/dev/xvda"
-    kept_disks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,46 +54,6 @@ class Wishes:
     instance_profile: str = ""
     public_ip: bool | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.root_disk_gib < 0:
-            raise UsageError(f"EC2(root_disk_gib={self.root_disk_gib!r}): it is not negative")
-        disks = list(self.data_disks_gib)
-        if len(disks) > len(_LETTERS) or min(disks, default=1) < 1:
-            raise UsageError(
-                f"EC2(data_disks_gib={disks!r}): sizes of at most {len(_LETTERS)} disks, "
-                "each of 1 GiB or more"
-            )
-
-
-def share(cpus: int, cpus_per_machine: int | Literal["host"]) -> tuple[int, int]:
-    """Return how many machines an instance holds, and how many processors each has."""
-    if cpus_per_machine == "host":
-        return 1, cpus
-    each = min(cpus_per_machine, cpus)
-    return max(1, cpus // each), each
-
-
-def count(machines: int, capacity: int) -> int:
-    """Return how many instances of a capacity hold so many machines."""
-    return math.ceil(machines / capacity)
-
-
-def tags(
-    *, cluster: str, host: str, owner: str, driver: str, program: str, arguments: str, digest: str
-) -> dict[str, str]:
-    """Return the tags that say whose an instance is and what it does."""
-    words = {
-        "Name": f"{cluster} {host}",
-        f"{TAG}:cluster": cluster,
-        f"{TAG}:host": host,
-        f"{TAG}:owner": owner,
-        f"{TAG}:driver": driver,
-        f"{TAG}:program": program,
-        f"{TAG}:arguments": arguments,
-        f"{TAG}:digest": digest,
-    }
-    return {key: value[:MAX_TAG_CHARACTERS] for key, value in words.items() if value}
 
 
 def run_instances(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from bigmachine.systems.ec2.catalog import InstanceType
+from bigmachine.systems.ec2.plan import Plan
 from bigmachine.systems.ec2.price import describe_plan, on_demand_price, spot_price
-from bigmachine.systems.ec2.request import InstanceType, Wishes
+from bigmachine.systems.ec2.request import Wishes
+from bigmachine.systems.ec2.userdata import Extras
 
 SMALL = InstanceType(name="m7i.large", cpus=2, memory_bytes=8 << 30, architecture="x86_64")
 LARGE = InstanceType(name="m7i.2xlarge", cpus=8, memory_bytes=32 << 30, architecture="x86_64")
@@ -52,6 +55,11 @@ class Answers:
         return self.answers[method]
 
 
+def plan(*kinds: InstanceType, markets: Sequence[str], root_disk_gib: int = 0) -> Plan:
+    wishes = Wishes(ami="ami-1", root_disk_gib=root_disk_gib)
+    return Plan(kinds=kinds, markets=markets, wishes=wishes, extras=Extras(), cpus_per_machine=1)
+
+
 def api(**answers: Any) -> Any:
     return Answers(answers)
 
@@ -78,8 +86,8 @@ def test_the_price_on_demand_is_asked_for_the_region_of_the_instances() -> None:
 
 
 def test_who_may_not_ask_for_prices_is_shown_the_plan_without() -> None:
-    plan = describe_plan(api(), Wishes(ami="ami-1"), [SMALL], ["spot"], 3, 1)
-    assert asyncio.run(plan) == (
+    described = describe_plan(api(), plan(SMALL, markets=["spot"]), 3)
+    assert asyncio.run(described) == (
         "  2 x m7i.large (2 cpus, 8 GiB, x86_64), 2 machines of 1 cpus on each\n"
         "    spot, per hour: not known\n"
         "  image ami-1, its own number of GiB root disk"
@@ -88,11 +96,11 @@ def test_who_may_not_ask_for_prices_is_shown_the_plan_without() -> None:
 
 def test_a_plan_names_each_type_in_each_market_with_the_price_of_all() -> None:
     asked = api(describe_spot_price_history=HISTORY, get_products=PRICES)
-    wishes = Wishes(ami="ami-1", root_disk_gib=50)
-    plan = asyncio.run(describe_plan(asked, wishes, [SMALL, LARGE], ["spot", "on-demand"], 16, 1))
-    assert "one of these" in plan
-    assert "8 x m7i.large" in plan
-    assert "2 x m7i.2xlarge" in plan
-    assert "spot, per hour: 0.0405 USD, all 0.32" in plan
-    assert "on-demand, per hour: 0.1008 USD, all 0.81" in plan
-    assert "50 GiB root disk" in plan
+    either = plan(SMALL, LARGE, markets=["spot", "on-demand"], root_disk_gib=50)
+    described = asyncio.run(describe_plan(asked, either, 16))
+    assert "one of these" in described
+    assert "8 x m7i.large" in described
+    assert "2 x m7i.2xlarge" in described
+    assert "spot, per hour: 0.0405 USD, all 0.32" in described
+    assert "on-demand, per hour: 0.1008 USD, all 0.81" in described
+    assert "50 GiB root disk" in described

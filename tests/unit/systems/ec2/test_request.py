@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bigmachine.systems.ec2 import request
-from bigmachine.systems.ec2.request import InstanceType, Wishes
+from bigmachine.systems.ec2.catalog import InstanceType
+from bigmachine.systems.ec2.request import Wishes
 
 MARKS = {"Name": "c h", "bigmachine:cluster": "c", "bigmachine:driver": "d"}
 DATA = b"\x1f\x8b user-data"
@@ -161,28 +162,3 @@ def test_any_type_will_do_in_any_place(places, expected) -> None:
     assert config["Overrides"] == [
         {"InstanceType": name, **place} for name in ("a", "b") for place in expected
     ]
-
-
-def test_tags_say_whose_an_instance_is_as_far_as_tags_may_be_long() -> None:
-    made = request.tags(
-        cluster="c",
-        host="h",
-        owner="me@here",
-        driver="d",
-        program="p.py",
-        arguments="x" * 999,
-        digest="",
-    )
-    assert made["Name"] == "c h"
-    assert made["bigmachine:driver"] == "d"
-    assert len(made["bigmachine:arguments"]) == 256
-    assert "bigmachine:digest" not in made
-
-
-@pytest.mark.parametrize(
-    ("cpus", "each", "expected"),
-    [(8, 1, (8, 1)), (8, 3, (2, 3)), (2, 4, (1, 2)), (8, "host", (1, 8))],
-)
-def test_an_instance_holds_as_many_machines_as_fit(cpus: int, each: Any, expected) -> None:
-    assert request.share(cpus, each) == expected
-    assert request.count(9, request.share(8, 4)[0]) == 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bigmachine.systems.ec2.api import read_image
+from bigmachine.systems.ec2.catalog import read_image
 
 
 def disk(name: str, **ebs: Any) -> dict[str, Any]:
