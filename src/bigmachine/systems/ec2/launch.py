@@ -56,8 +56,9 @@ class Launch:
                 self._tasks.add(asyncio.ensure_future(self._starter.start(self._request)))
             if not self._tasks:
                 raise self._failure()
-            done, self._tasks = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in [each for each in self._tasks if each.done()]:
+                self._tasks.remove(task)  # no earlier: `close` ends what is not yielded
                 if (error := task.exception()) is not None:
                     self._problems.append(error)
                     continue
