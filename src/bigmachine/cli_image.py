@@ -2,13 +2,14 @@
 
 ::
 
-    bigmachine image ls [program.py | saved.image] [-m MODULE] [--data PATH]...
+    bigmachine image ls [program.py | saved.image] [-m MODULE] [--data PATH]... [--exclude P]...
     bigmachine image show [...] [--layer NAME]
     bigmachine image build [...] -o saved.image
     bigmachine image diff saved.image [other.image | program.py] [...]
 
 A program is not run for that: its directory leads ``sys.path``, as if it were. Without one it is
-the current directory that does. The rest is the environment that the command runs in.
+the current directory that does. The rest is the environment that the command runs in, and what
+``bigmachine.toml`` says of images.
 """
 
 from __future__ import annotations
@@ -51,6 +52,13 @@ def add_parser(commands: Any) -> None:
         each.add_argument(
             "--data", action="append", default=[], metavar="PATH", help="what machines need besides"
         )
+        each.add_argument(
+            "--exclude",
+            action="append",
+            default=[],
+            metavar="PATTERN",
+            help="what of the program's directories they do not need, as in a .gitignore",
+        )
         each.set_defaults(run=_run)
 
 
@@ -73,15 +81,23 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _image_of(arguments: argparse.Namespace) -> Image:
     """Return the image that the command line means: a saved one, or this environment's."""
+    from bigmachine.config import image_table
     from bigmachine.image.archive import is_archive
     from bigmachine.image.build import Image, build
+    from bigmachine.image.gitignore import Exclusion
 
     what: str | None = arguments.what
     if what is not None and is_archive(what):
         return Image.load(what)
     if what is not None and not os.path.exists(what):
         raise FileNotFoundError(2, "no such program or image", what)
-    return build(program=_program(what), data=arguments.data, sys_path=_sys_path(what))
+    table = image_table()
+    return build(
+        program=_program(what),
+        data=[*table.data, *arguments.data],
+        exclude=Exclusion(patterns=[*table.exclude, *arguments.exclude], base=table.base),
+        sys_path=_sys_path(what),
+    )
 
 
 def _program(path: str | None) -> Any:

@@ -30,10 +30,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from bigmachine.configfile import ConfigFile, Profile
+    from bigmachine.configfile import ConfigFile, ImageTable, Profile
     from bigmachine.systems.base import Option, System
 
-__all__ = ["Flags", "Setting", "Settings", "current_flags", "resolve", "set_flags", "using_flags"]
+__all__ = [
+    "Flags",
+    "Setting",
+    "Settings",
+    "current_flags",
+    "image_table",
+    "resolve",
+    "set_flags",
+    "using_flags",
+]
 
 PREFIX = "BIGMACHINE_"
 DEFAULT_SYSTEM = "local"
@@ -222,6 +231,24 @@ def resolve(
         profile=named.name if named else None,
         options=options,
     )
+
+
+def image_table(cwd: Path | None = None) -> ImageTable:
+    """Return what ``bigmachine.toml`` says of images, whatever the system and whoever chose it.
+
+    Args:
+        cwd: Where to look for the file, and upwards; None: the working directory.
+
+    Raises:
+        UsageError: The file is wrong.
+    """
+    from pathlib import Path
+
+    from bigmachine.configfile import ImageTable
+
+    directory = Path.cwd() if cwd is None else cwd
+    file = _file(directory)
+    return ImageTable(base=str(directory)) if file is None else file.image
 
 
 def _given(system: object) -> Settings:

@@ -10,6 +10,11 @@
     [profiles.laptop.local]         # options of the system `local`, in this profile
     transport = "tls"
 
+    [image]                         # what travels to hosts that are other computers
+    data = ["measurements.csv"]
+    exclude = ["results/"]
+    cache_gib = 20
+
 The file is looked for in the working directory, then upwards. What stands in it is checked for
 shape here; what a system's options mean is that system's matter.
 """
@@ -28,7 +33,14 @@ from bigmachine.spelling import alternatives
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FILE_NAME", "ConfigFile", "Profile", "find_config_file", "read_config_file"]
+__all__ = [
+    "FILE_NAME",
+    "ConfigFile",
+    "ImageTable",
+    "Profile",
+    "find_config_file",
+    "read_config_file",
+]
 
 FILE_NAME = "bigmachine.toml"
 
@@ -46,12 +58,30 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageTable:
+    """What travels to hosts that are other computers, and how much of it they keep.
+
+    Attributes:
+        base: The file's directory, from which paths and patterns are seen.
+        data: Files and directories that machines need beside the program's own.
+        exclude: What of the program's own directories they do not: patterns as in a ``.gitignore``.
+        cache_bytes: How large the cache of a host may become; None: as large as it is by default.
+    """
+
+    base: str
+    data: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    cache_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFile:
     """A ``bigmachine.toml`` that was read."""
 
     path: Path
     default_profile: str | None
     profiles: Mapping[str, Profile]
+    image: ImageTable
     text: str = field(repr=False)
 
     def place(self, *keys: str) -> str:
@@ -84,12 +114,13 @@ def read_config_file(path: Path) -> ConfigFile:
     except ValueError as exc:  # tomllib.TOMLDecodeError and UnicodeDecodeError
         raise UsageError(f"{path} is not TOML: {exc}") from exc
     check = _Check(path, text)
-    check.names((), content, {"default_profile", "profiles"})
+    check.names((), content, {"default_profile", "profiles", "image"})
     profiles = check.table(("profiles",), content.get("profiles", {}))
     return ConfigFile(
         path=path,
         default_profile=check.text(("default_profile",), content.get("default_profile")),
         profiles={name: _profile(check, name, entry) for name, entry in profiles.items()},
+        image=_image(check, path.parent, content.get("image", {})),
         text=text,
     )
 
@@ -101,6 +132,19 @@ def _profile(check: _Check, name: str, entry: object) -> Profile:
     check.names(keys, table.keys() - tables.keys(), {"system"})
     system = check.text((*keys, "system"), table.get("system"))
     return Profile(name=name, system=system, options=tables)
+
+
+def _image(check: _Check, base: Path, entry: object) -> ImageTable:
+    table = check.table(("image",), entry)
+    check.names(("image",), table, {"data", "exclude", "cache_gib"})
+    data = check.texts(("image", "data"), table.get("data", []))
+    gib = check.size(("image", "cache_gib"), table.get("cache_gib"))
+    return ImageTable(
+        base=str(base),
+        data=tuple(str(base / Path(each).expanduser()) for each in data),
+        exclude=check.texts(("image", "exclude"), table.get("exclude", [])),
+        cache_bytes=None if gib is None else int(gib * (1 << 30)),
+    )
 
 
 class _Check:
@@ -126,6 +170,20 @@ class _Check:
         """Return a value that has to be a string, if there is one."""
         if value is not None and not (isinstance(value, str) and value):
             raise self._error(keys, f"a name in quotes is wanted here, not {value!r}")
+        return value
+
+    def texts(self, keys: tuple[str, ...], value: object) -> tuple[str, ...]:
+        """Return a value that has to be a list of strings."""
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise self._error(keys, f"a list of texts is wanted here, not {value!r}")
+        return tuple(value)
+
+    def size(self, keys: tuple[str, ...], value: object) -> float | None:
+        """Return a value that has to be a number above 0, if there is one."""
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+            raise self._error(keys, f"a number above 0 is wanted here, not {value!r}")
         return value
 
     def _error(self, keys: tuple[str, ...], problem: str) -> UsageError:

@@ -56,6 +56,24 @@ def test_it_lists_what_travels_and_why_and_what_is_left_out(project: Path, image
     assert (title, left_out) == ("left out:", f"  {project}/.git: no part of a program")
 
 
+def test_what_travels_besides_and_what_does_not_is_said_in_the_file_and_in_words(
+    project: Path, image: Run
+) -> None:
+    for name in ("out/1.csv", "2.log", "../data/3.csv", "../data/4.csv"):
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text("1\n")
+    (project / "bigmachine.toml").write_text(
+        '[image]\ndata = ["../data/3.csv"]\nexclude = ["/out/", "*.toml"]\n'
+    )
+    _, lines = image("ls", "main.py", "--exclude", "*.log", "--data", "../data/4.csv")
+    assert [f"  {project}/{name}: named by exclude" for name in ("2.log", "bigmachine.toml")] == [
+        line for line in lines if line.endswith("named by exclude") and "/out" not in line
+    ]
+    assert f"  {project}/out: named by exclude" in lines
+    travel = [line.split(maxsplit=3)[3] for line in lines if "named as data" in line]
+    assert travel == [f"named as data: {project.parent}/data/{n}.csv" for n in (3, 4)]
+
+
 def test_a_program_is_not_run(project: Path, image: Run) -> None:
     (project / "main.py").write_text("raise SystemExit('it was run')\n")
     assert image("ls", "main.py")[0] == 0

@@ -29,6 +29,14 @@ def read(directory: Path, text: str | bytes):
         ('[profiles.a]\nsystem = ""', ":2: profiles.a.system: a name in quotes"),
         ('[profiles."a b"]\n\n"sy" = 1', ":3: profiles.a b.sy: there is no such setting"),
         ("profiles.a.system = 1", ":1: profiles.a.system"),
+        (
+            '[image]\ndate = ["x"]',
+            ":2: image.date: there is no such setting; .*did you mean 'data'",
+        ),
+        ('[image]\ndata = "x"', ":2: image.data: a list of texts is wanted here, not 'x'"),
+        ("[image]\nexclude = [3]", ":2: image.exclude: a list of texts"),
+        ('[image]\ncache_gib = "20G"', ":2: image.cache_gib: a number above 0"),
+        ("[image]\ncache_gib = 0", ":2: image.cache_gib: a number above 0"),
         ("[profiles.a\n", "is not TOML: .*line 1"),
         (b"a = '\xff'", "is not TOML"),
     ],
@@ -61,3 +69,13 @@ def test_a_file_that_is_a_directory_is_not_one(tmp_path: Path):
 def test_a_file_that_vanished_is_told_of(tmp_path: Path):
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         read_config_file(tmp_path / "bigmachine.toml")
+
+
+def test_what_is_said_of_images_is_seen_from_the_file(tmp_path: Path) -> None:
+    table = read(
+        tmp_path, '[image]\ndata = ["a.csv", "/b"]\nexclude = ["out/"]\ncache_gib = 0.5\n'
+    ).image
+    assert table.data == (str(tmp_path / "a.csv"), "/b")
+    assert (table.base, table.exclude) == (str(tmp_path), ("out/",))
+    assert table.cache_bytes == 1 << 29
+    assert read(tmp_path, "").image.cache_bytes is None

@@ -26,6 +26,7 @@ from bigmachine.wire import frames
 if TYPE_CHECKING:
     import socket
 
+    from bigmachine.configfile import ImageTable
     from bigmachine.driver.hostlink import HostLink
     from bigmachine.driver.images import ImageServer
     from bigmachine.driver.keeper import Keeper
@@ -60,16 +61,24 @@ class Abroad:
         program: What machines run.
         runtime: The loop.
         dialer: With the driver's credentials.
+        table: What is to travel, and how much of it hosts keep.
     """
 
     def __init__(
-        self, name: str, system: System, program: Program, runtime: Runtime, dialer: Dialer
+        self,
+        name: str,
+        system: System,
+        program: Program,
+        runtime: Runtime,
+        dialer: Dialer,
+        table: ImageTable,
     ) -> None:
         self._name = name
         self._system = system
         self._program = program
         self._runtime = runtime
         self._dialer = dialer
+        self._table = table
         self._own: asyncio.Task[Image] | None = None
         self._runtime_layers: asyncio.Task[Sequence[Layer]] | None = None
         self._images: dict[tuple[str, Platform], asyncio.Task[Image]] = {}
@@ -97,10 +106,9 @@ class Abroad:
                 self._runtime.in_background(_runtime_layers, "runtime layers"), "runtime layers"
             )
         if image is None and self._own is None:
-            from bigmachine.image.build import build
-
+            make = partial(_build, self._program, self._table)
             self._own = self._runtime.start_task(
-                self._runtime.in_background(partial(build, self._program), "image"), "image"
+                self._runtime.in_background(make, "image"), "image"
             )
 
     # A host's way.
@@ -143,6 +151,7 @@ class Abroad:
                 "lease_seconds": keepalive.timeout,
                 "gateway": host.gateway,
                 "metadata": host.metadata,
+                "cache_bytes": self._table.cache_bytes,
             },
             layers=layers_for,
             python=sys.version_info[:2],
@@ -231,6 +240,14 @@ class Abroad:
             server = ImageServer(self._runtime, adapted, system=self._system.name)
             self._servers[adapted.digest] = server
         return server
+
+
+def _build(program: Program, table: ImageTable) -> Image:
+    from bigmachine.image.build import build
+    from bigmachine.image.gitignore import Exclusion
+
+    exclusion = Exclusion(patterns=table.exclude, base=table.base)
+    return build(program, data=table.data, exclude=exclusion)
 
 
 def _adapt(image: Image, platform: Platform) -> Image:

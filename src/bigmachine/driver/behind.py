@@ -31,6 +31,7 @@ from bigmachine.rpc.client import Client
 from bigmachine.rpc.dialer import Dialer
 
 if TYPE_CHECKING:
+    from bigmachine.configfile import ImageTable
     from bigmachine.driver.abroad import Abroad
     from bigmachine.host.messages import MachineIdentity
     from bigmachine.machine import Machine
@@ -64,6 +65,11 @@ class Behind:
         output: Callable[[Any], object] | TextIO | None,
     ) -> Behind:
         """Return what stands behind a driver's cluster."""
+        table = None
+        if not system.is_here:
+            from bigmachine.config import image_table
+
+            table = image_table()
         authority = credentials = None
         if system.transport == "tls":
             from bigmachine.security.authority import Authority
@@ -72,7 +78,7 @@ class Behind:
             credentials = authority.issue(f"driver-{secrets.token_hex(4)}")
         runtime = Runtime.in_thread(name)
         behind = cls(runtime, Dialer(credentials))
-        behind._driver = _Driver(behind, name, system, program, output, authority)
+        behind._driver = _Driver(behind, name, system, program, output, authority, table)
         return behind
 
     @classmethod
@@ -210,6 +216,7 @@ class _Driver:
         program: Program,
         output: Callable[[Any], object] | TextIO | None,
         authority: Authority | None,
+        table: ImageTable | None,
     ) -> None:
         self._behind = behind
         self._name = name
@@ -218,10 +225,10 @@ class _Driver:
         self._authority = authority
         self._output = Output(output, name=name)
         self._abroad: Abroad | None = None
-        if not system.is_here:
+        if table is not None:
             from bigmachine.driver.abroad import Abroad
 
-            self._abroad = Abroad(name, system, program, behind.runtime, behind._dialer)
+            self._abroad = Abroad(name, system, program, behind.runtime, behind._dialer, table)
         self._recorder = _recorder(name, system, program)
         self._fleet = Fleet(
             name=name,

@@ -304,7 +304,7 @@ class _Peer:
 def images_service(config: HostConfig, server: Server) -> ImagesService:
     """Return the service of a supervisor, which reaches others with its own credentials."""
     from bigmachine.image.prune import make_room
-    from bigmachine.image.store import Store
+    from bigmachine.image.store import DEFAULT_LIMIT_BYTES, Store
     from bigmachine.rpc.client import Client
     from bigmachine.rpc.dialer import Dialer
     from bigmachine.security.credentials import Credentials
@@ -324,7 +324,12 @@ def images_service(config: HostConfig, server: Server) -> ImagesService:
     # The boot file removes that directory once this process is gone, killed or not.
     inside = config.cache and config.directory.startswith(os.path.join(config.cache, ""))
     temporary = config.directory if inside else None
-    return ImagesService(lambda: Store(config.cache, room=make_room, temporary=temporary), connect)
+    limit = DEFAULT_LIMIT_BYTES if config.cache_bytes is None else config.cache_bytes
+
+    def open_store() -> Store:
+        return Store(config.cache, limit_bytes=limit, room=make_room, temporary=temporary)
+
+    return ImagesService(open_store, connect)
 
 
 def base_python() -> str:

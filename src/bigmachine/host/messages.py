@@ -148,6 +148,7 @@ class HostConfig(Value):
         address: With TLS: where others reach this host (`bigmachine.addresses`); "" is where it
             listens.
         cache: Where images and layers are kept; "" on the driver's computer, which needs none.
+        cache_bytes: How large that may become; None: `image.store` says.
         at_end: What is to be run when this host has ended and its guardian, which would have seen
             to it, is gone: a text for the shell or a list of words.
         gateway: Where this host and its machines ask for hosts that they do not reach directly
@@ -169,6 +170,7 @@ class HostConfig(Value):
     listen_fd: int | None = None
     address: str = ""
     cache: str = ""
+    cache_bytes: int | None = None
     at_end: str | Sequence[str] | None = None
     gateway: str | None = None
     metadata: str | None = None
@@ -189,6 +191,7 @@ class HostConfig(Value):
             "listen_fd": self.listen_fd,
             "address": self.address,
             "cache": self.cache,
+            "cache_bytes": self.cache_bytes,
             "at_end": self.at_end if isinstance(self.at_end, str | None) else list(self.at_end),
             "gateway": self.gateway,
             "metadata": self.metadata,

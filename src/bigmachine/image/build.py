@@ -28,6 +28,7 @@ from bigmachine.image import archive, distributions
 from bigmachine.image.distributions import Distribution
 from bigmachine.image.editable import read_paths
 from bigmachine.image.files import FileLayer, Source, make_layer
+from bigmachine.image.gitignore import Exclusion
 from bigmachine.image.index import Index, Known, key_of, signature
 from bigmachine.image.layout import SITE, Layout, real
 from bigmachine.image.listing import Layer
@@ -91,6 +92,7 @@ def build(
     program: Program | None = None,
     *,
     data: Sequence[str | os.PathLike[str]] = (),
+    exclude: Exclusion | Sequence[str] = (),
     sys_path: Sequence[str] | None = None,
     index: Index | None = None,
 ) -> Image:
@@ -100,15 +102,20 @@ def build(
         program: The program that is to run in it, whose directory belongs to it; None: whatever
             ``sys.path`` has.
         data: Files and directories that machines need beside the program's own.
+        exclude: What of the program's own directories they do not: patterns as in a ``.gitignore``
+            of the working directory. What ``data`` names, and modules that are imported, travel
+            all the same.
         sys_path: In place of ``sys.path``.
         index: In place of the user's own.
 
     Raises:
-        UsageError: A file of ``data`` is not there.
+        UsageError: A file of ``data`` is not there, or a pattern is none.
         OSError: A file cannot be read.
     """
     paths = list(sys.path if sys_path is None else sys_path)
-    builder = _Builder(paths, index)
+    if not isinstance(exclude, Exclusion):
+        exclude = Exclusion(patterns=exclude, base=os.getcwd())
+    builder = _Builder(paths, index, exclude)
     builder.add_data(data)
     builder.add_path(paths)
     if program is not None:
@@ -119,13 +126,14 @@ def build(
 
 
 class _Builder:
-    def __init__(self, sys_path: Iterable[str], index: Index | None) -> None:
+    def __init__(self, sys_path: Iterable[str], index: Index | None, exclusion: Exclusion) -> None:
         self.layout = Layout.here(sys_path)
         self._index = index or Index(self.layout.sites)
         self._refs: list[LayerRef] = []
         self._layers: dict[str, Layer] = {}
         self._roots = Roots(
-            (*self.layout.sites, *self.layout.stdlib, *map(real, (sys.prefix, sys.base_prefix)))
+            (*self.layout.sites, *self.layout.stdlib, *map(real, (sys.prefix, sys.base_prefix))),
+            exclusion,
         )
         self._sys_path: list[str] = []
         self._places: list[tuple[str, str]] = [(each, SITE) for each in self.layout.sites]

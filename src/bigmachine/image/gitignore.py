@@ -1,10 +1,13 @@
-"""What ``.gitignore`` files say of a directory: of its own, and of the repository it stands in."""
+"""What ``.gitignore`` files say of a directory, and what the user says in the same way."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from bigmachine.errors import UsageError
 
 if TYPE_CHECKING:
     from pathspec import PathSpec
@@ -57,6 +60,39 @@ class GitIgnore:
                 if answer.include is not None:
                     return answer.include
         return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusion:
+    """What the user wants left out.
+
+    Attributes:
+        patterns: As in a ``.gitignore``.
+        base: The directory that it would stand in.
+    """
+
+    patterns: Sequence[str]
+    base: str
+
+    def below(self, root: str) -> Callable[[str], bool]:
+        """Return whether it names a path relative to a root; a directory's ends with a slash.
+
+        In a root elsewhere than below the base the patterns are taken as if they stood there.
+
+        Raises:
+            UsageError: A pattern is none.
+        """
+        if not self.patterns:
+            return lambda _: False
+        from pathspec import GitIgnoreSpec
+
+        try:
+            spec = GitIgnoreSpec.from_lines(self.patterns)
+        except ValueError as error:
+            raise UsageError(f"exclude={list(self.patterns)!r}: {error}") from error
+        base = os.path.realpath(self.base).rstrip("/") + "/"
+        prefix = (root.rstrip("/") + "/").removeprefix(base) if root.startswith(base) else ""
+        return lambda path: spec.match_file(prefix + path)
 
 
 @dataclass(frozen=True, slots=True)

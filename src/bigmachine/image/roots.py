@@ -16,6 +16,7 @@ from typing import Final
 
 from bigmachine.image import sources
 from bigmachine.image.files import Source
+from bigmachine.image.gitignore import Exclusion
 from bigmachine.image.listing import Kind
 
 _MODULES: Final = (".py", *EXTENSION_SUFFIXES)
@@ -62,14 +63,16 @@ class Roots:
 
     Args:
         excluded: Directories that are no part of any root: distributions, the standard library.
+        exclusion: What the user wants left out.
 
     Attributes:
         places: The directories and files that travel, and where they are in the image.
     """
 
-    def __init__(self, excluded: Iterable[str]) -> None:
+    def __init__(self, excluded: Iterable[str], exclusion: Exclusion) -> None:
         self.places: list[tuple[str, str]] = []
         self._excluded = tuple(dict.fromkeys(excluded))
+        self._exclusion = exclusion
         self._roots: list[_Root] = []
         self._wanted: set[str] = set()
         self._data: list[str] = []
@@ -157,7 +160,7 @@ class Roots:
             for path in self._wanted
             if path.startswith(below) and not any(_is_below(path, each) for each in excluded)
         ]
-        return sources.collect(root.path, excluded=excluded, keep=keep)
+        return sources.collect(root.path, excluded=excluded, keep=keep, exclusion=self._exclusion)
 
 
 def _is_below(path: str, directory: str) -> bool:

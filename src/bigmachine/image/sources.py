@@ -13,13 +13,13 @@ import os
 import posixpath
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import EXTENSION_SUFFIXES
 from typing import Final
 
 from bigmachine.image.files import Source, compiled_source
-from bigmachine.image.gitignore import GitIgnore
+from bigmachine.image.gitignore import Exclusion, GitIgnore
 
 MAX_FILE_BYTES: Final = 32 << 20
 """Larger files are data, which the user has to name."""
@@ -60,6 +60,7 @@ _CREDENTIALS: Final = frozenset(
         ".ssh",
     }
 )
+_UNWANTED: Final = "named by exclude"
 _PYTHON: Final = (".py", ".pyi", ".so", ".pyd")
 _EXTENSIONS: Final = tuple(each for each in EXTENSION_SUFFIXES if each.count(".") > 1)
 
@@ -79,7 +80,13 @@ class Found:
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
 
-def collect(root: str, *, excluded: Sequence[str] = (), keep: Sequence[str] = ()) -> Found:
+def collect(
+    root: str,
+    *,
+    excluded: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    exclusion: Exclusion | None = None,
+) -> Found:
     """Find out what of a directory travels.
 
     Args:
@@ -87,15 +94,17 @@ def collect(root: str, *, excluded: Sequence[str] = (), keep: Sequence[str] = ()
         excluded: Directories below it that are none of its own: environments, caches.
         keep: What travels, with all below, whatever else is said of it: paths relative to the
             root, with slashes; "." is all.
+        exclusion: What the user wants left out.
     """
     root = os.path.realpath(root)
     outside = frozenset(map(os.path.realpath, excluded))
-    walk = _Walk(root, outside, keep)
+    is_unwanted = (exclusion or Exclusion(patterns=(), base=root)).below(root)
+    walk = _Walk(root, outside, keep, is_unwanted)
     if _is_a_programs(root) or "." in keep:
         found = walk.run(everything=True)
         if not walk.too_much:
             return found
-        walk = _Walk(root, outside, keep)
+        walk = _Walk(root, outside, keep, is_unwanted)
     found = walk.run(everything=False)
     which = "the first of its modules" if walk.too_much else "its modules"
     reason = f"only {which}: it holds more than a program does; name data that machines need"
@@ -111,8 +120,15 @@ def _is_a_programs(root: str) -> bool:
 
 
 class _Walk:
-    def __init__(self, root: str, excluded: frozenset[str], keep: Iterable[str]) -> None:
+    def __init__(
+        self,
+        root: str,
+        excluded: frozenset[str],
+        keep: Iterable[str],
+        is_unwanted: Callable[[str], bool],
+    ) -> None:
         self.root = root
+        self.is_unwanted = is_unwanted
         self.excluded = excluded
         self.too_much = False
         self._kept = frozenset(keep)
@@ -173,6 +189,9 @@ class _Walk:
             return False  # it is in the image by another way, or belongs to none
         if path in self._kept or path in self._leads:
             return True
+        if not self._is_kept(path) and self.is_unwanted(path + "/"):
+            self._leave_out(full, _UNWANTED)
+            return False
         if reason := self._objection(entry.name, full):
             self._leave_out(full, reason)
             return False
@@ -209,6 +228,9 @@ class _Walk:
         """Take what is no directory; return whether it leads to one that is to be walked."""
         full = os.path.join(self.root, path)
         kept = self._is_kept(path)
+        if not kept and self.is_unwanted(path):
+            self._leave_out(full, _UNWANTED)
+            return False
         if entry.is_symlink():
             return self._take_link(path, full, kept=kept)
         if not kept and entry.name in _CREDENTIALS:

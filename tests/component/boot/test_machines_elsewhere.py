@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from booting import wait_until
 
 import bigmachine as bm
 from bigmachine.image.build import Image
@@ -61,3 +62,32 @@ def test_nothing_of_the_drivers_environment_goes_elsewhere_but_what_is_named(
         assert machine.call("W.variable", "A_SECRET").result(LIMIT) is None
         assert machine.call("W.variable", "NAMED").result(LIMIT) == "yes"
         assert machine.call("W.variable", "PATH").result(LIMIT).startswith(str(tmp_path))
+
+
+def test_hosts_keep_as_much_as_the_file_says(
+    tmp_path: Path, small_image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bigmachine.toml").write_text("[image]\ncache_gib = 0.001\n")
+    monkeypatch.chdir(tmp_path)
+    system = Booted(directory=str(tmp_path))
+    unused = Path(system.home(0), ".cache/bigmachine/layers", "0" * 64)
+    (unused / "tree").mkdir(parents=True)
+    (unused / "tree" / "large.bin").write_bytes(bytes(2 << 20))
+    with bm.start(system) as cluster:
+        (machine,) = cluster.start(1, services={"W": where()}, image=small_image)
+        assert str(tmp_path) in machine.call("W.file").result(LIMIT)
+        wait_until(lambda: not unused.exists())
+
+
+def test_what_is_wrong_in_the_file_is_said_before_anything_is_launched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bigmachine.toml").write_text("[image]\ncache = 1\n")
+    monkeypatch.chdir(tmp_path)
+    system = Booted(directory=str(tmp_path))
+    with (
+        bm.start(system) as cluster,
+        pytest.raises(bm.UsageError, match=r"toml:2: image\.cache: there is no such setting"),
+    ):
+        cluster.start(1, services={"W": where()})
+    assert system.hosts == []

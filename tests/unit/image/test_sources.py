@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bigmachine.errors import UsageError
 from bigmachine.image import sources
+from bigmachine.image.gitignore import Exclusion
 from bigmachine.image.sources import Found, collect
 
 
@@ -35,6 +37,37 @@ def test_modules_and_what_lies_beside_them_travel(tmp_path: Path) -> None:
         "pkg/deep/er.py",
         "pkg/table.csv",
     ]
+
+
+def test_what_the_user_excludes_is_left_out_and_said(tmp_path: Path) -> None:
+    write(tmp_path, "a.py", "a.log", "out/1.csv", "pkg/out/2.csv", "pkg/b.log", "pkg/b.py")
+    exclusion = Exclusion(patterns=["*.log", "/out/"], base=str(tmp_path))
+    found = collect(str(tmp_path), exclusion=exclusion)
+    assert names(found) == ["a.py", "pkg/b.py", "pkg/out/2.csv"]
+    said = dict.fromkeys(("a.log", "out", "pkg/b.log"), "named by exclude")
+    assert reasons(found, tmp_path) == said
+
+
+def test_exclusions_are_seen_from_where_they_are_made(tmp_path: Path) -> None:
+    write(tmp_path / "pkg", "a.py", "out/1.csv")
+    root = str(tmp_path / "pkg")
+    for base, pattern in ((tmp_path, "/pkg/out/"), (tmp_path / "else", "/out/")):
+        exclusion = Exclusion(patterns=[pattern], base=str(base))
+        assert names(collect(root, exclusion=exclusion)) == ["a.py"]
+    exclusion = Exclusion(patterns=["/out/"], base=str(tmp_path))
+    assert names(collect(root, exclusion=exclusion)) == ["a.py", "out/1.csv"]
+
+
+def test_what_is_named_or_imported_travels_though_it_is_excluded(tmp_path: Path) -> None:
+    write(tmp_path, "lib/a.py", "lib/b.py", "models/m.bin", "m.bin")
+    exclusion = Exclusion(patterns=["lib/", "*.bin"], base=str(tmp_path))
+    found = collect(str(tmp_path), keep=["lib/a.py", "models"], exclusion=exclusion)
+    assert names(found) == ["lib/a.py", "models/m.bin"]
+
+
+def test_a_pattern_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"exclude=\['!'\]"):
+        collect(str(tmp_path), exclusion=Exclusion(patterns=["!"], base=str(tmp_path)))
 
 
 def test_what_is_no_part_of_a_program_is_left_out_and_said(tmp_path: Path) -> None:
