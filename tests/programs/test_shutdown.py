@@ -162,7 +162,7 @@ def main():
 
 
 def later(machine):
-    time.sleep(0.2)
+    threading.main_thread().join()  # the program's end has begun
     machine.call(Closing.write, "from a thread").result(20)
 
 

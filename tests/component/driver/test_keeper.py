@@ -61,7 +61,7 @@ class FakeSupervisor:
         self.renewals: list[float] = []
         self.renewed = threading.Semaphore(0)
         self.address = ""
-        self.connections: list[socket.socket] = []
+        self.accepted = 0
         self._tls = server_context(credentials)
         self._subject = credentials.subject
         self._loop = asyncio.new_event_loop()
@@ -92,6 +92,7 @@ class FakeSupervisor:
 
     def _hand_over(self, sock: socket.socket, target: str) -> None:
         assert target == "host"
+        self.accepted += 1
         self._server.adopt(sock, tls=self._tls)
 
     async def _close(self) -> None:
@@ -168,7 +169,10 @@ def test_a_cut_connection_is_made_anew(keeper: Keeper, supervisor: FakeSuperviso
     keeper.add("h", supervisor.address, period=PERIOD, timeout=1.0)
     supervisor.wait_renewals(2)
     supervisor.restart()
+    before = len(supervisor.renewals)
     supervisor.wait_renewals(5)
+    assert supervisor.accepted == 2
+    assert len(supervisor.renewals) - before >= 3  # two at most had come before it was cut
 
 
 def test_a_host_that_is_removed_is_left_alone(keeper: Keeper, supervisor: FakeSupervisor) -> None:

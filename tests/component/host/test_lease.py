@@ -127,6 +127,7 @@ def test_machines_go_with_a_supervisor_that_is_killed_while_it_forks(moment: int
         async with hosting() as host:
             await host.launch(40, {"Probe": Probe()})
             await asyncio.sleep(0.15 + moment * 0.03)
+            assert marked(mark)
             host.process.kill()
             host.process.wait()
             os.environ[MARK] = ""
@@ -141,8 +142,9 @@ def test_a_driver_that_only_closes_its_connection_ends_its_machines() -> None:
             machines = await host.launch(1, {"Probe": Probe()})
             await host.wait_ready(*machines)
             below = psutil.Process(host.process.pid).children(recursive=True)
+            assert len(below) == 2  # the template and the machine
             host.close()
-            await host.wait_end()
+            assert await host.wait_end() == 0
             wait_dead(below)
 
     asyncio.run(test())

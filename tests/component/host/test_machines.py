@@ -179,13 +179,6 @@ DESCENDANTS = """
 """
 
 
-def name_of(process: psutil.Process) -> str:
-    try:
-        return process.name()
-    except psutil.NoSuchProcess:
-        return ""
-
-
 async def wait_gone(pids: list[int], seconds: float) -> None:
     end = time.monotonic() + seconds
     while any(map(is_running, pids)):
@@ -242,12 +235,14 @@ def test_children_of_a_machine_that_lost_their_parent_are_reaped() -> None:
         machine = await start_one(host)
         source = """
             import subprocess
-            subprocess.run(["sh", "-c", "sleep 0.05 & exit 0"])
+            command = ["sh", "-c", "sleep 600 > /dev/null & echo $!"]
+            result = int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
         """
-        await evaluate(host, machine, source)
-        supervisor = psutil.Process(host.process.pid)
+        orphan = psutil.Process(await evaluate(host, machine, source))
+        assert orphan.ppid() == host.process.pid
+        orphan.kill()
         end = time.monotonic() + 5
-        while any("sleep" in name_of(each) for each in supervisor.children()):
+        while orphan.is_running():  # also as a zombie
             assert time.monotonic() < end
             await asyncio.sleep(0.01)
 

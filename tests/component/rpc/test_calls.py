@@ -317,9 +317,11 @@ def test_a_system_exit_is_the_machines_end(
     codes: list[int] = []
     link.server.on_exit = codes.append
     call = link.client.call(method, ("exit",))
-    until(lambda: codes == [code])
+    until(lambda: bool(codes))
+    assert codes == [code]
+    assert not call.done()  # the machine's end will be the answer
     link.server.on_exit = None
-    call.cancel()
+    assert call.cancel()
     link.home.do(lambda: [session.runs.clear() for session in link.server._sessions])
 
 
@@ -685,7 +687,9 @@ def test_waiting_on_the_machines_loop_is_a_usage_error(link: Link) -> None:
         link.call("W.wait")
 
 
-def test_waiting_in_a_done_callback_is_a_usage_error_and_no_deadlock(link: Link) -> None:
+def test_waiting_in_a_done_callback_is_a_usage_error_and_no_deadlock(
+    link: Link, methods: Methods
+) -> None:
     outcomes: list[Any] = []
 
     def then(_: Any) -> None:
@@ -694,8 +698,9 @@ def test_waiting_in_a_done_callback_is_a_usage_error_and_no_deadlock(link: Link)
         except UsageError as error:
             outcomes.append(error)
 
-    call = link.client.call("M.wait", (0.02,))
+    call = link.client.call("M.hold")
     call.add_done_callback(then)
+    methods.gate.set()
     call.result(LIMIT)
     until(lambda: len(outcomes) == 1)
     assert isinstance(outcomes[0], UsageError)
@@ -712,16 +717,18 @@ def test_done_callbacks_run_on_the_clients_loop(link: Link) -> None:
 
 
 def test_the_exception_of_a_done_callback_is_logged_and_harms_nobody(
-    link: Link, caplog: pytest.LogCaptureFixture
+    link: Link, methods: Methods, caplog: pytest.LogCaptureFixture
 ) -> None:
     def bad(_: Any) -> None:
         raise SystemExit(1)
 
-    call = link.client.call("M.wait", (0.02,))
+    call = link.client.call("M.hold")
     call.add_done_callback(bad)
-    with caplog.at_level(logging.CRITICAL, "bigmachine.futures"):
-        until(call.done)
-        assert link.call("M.static", 1) == 2
+    methods.gate.set()
+    until(lambda: "a done-callback of" in caplog.text)
+    assert call.done()
+    assert link.call("M.static", 1) == 2
+    caplog.clear()  # the frames of the traceback keep the link
 
 
 # Figures.

@@ -75,6 +75,14 @@ async def target_through(dialer: Dialer, address: Address) -> str:
         return frames.split_preamble(data)
 
 
+def is_accepted(listener: socket.socket, sock: socket.socket) -> bool:
+    """Whether a connection has arrived at this very listener."""
+    listener.settimeout(10.0)
+    accepted, peer = listener.accept()
+    with accepted:
+        return bool(peer == sock.getsockname())
+
+
 @in_loop
 async def test_a_host_that_refuses_is_reached_through_the_gateway(tmp_path):
     gateway = Gateway()
@@ -121,8 +129,8 @@ async def test_a_host_finds_itself_without_a_gateway(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         dialer = Dialer(credentials, gateway=f"unix:{tmp_path}/nothing")
-        with await dialer.connect(address_of("h1", port, tunnelled=True)):
-            listener.accept()[0].close()
+        with await dialer.connect(address_of("h1", port, tunnelled=True)) as sock:
+            assert is_accepted(listener, sock)
 
 
 @in_loop
@@ -130,8 +138,8 @@ async def test_a_host_that_is_reached_directly_needs_no_gateway(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         dialer = Dialer()
         dialer.use_gateway("h1", f"unix:{tmp_path}/nothing", direct=True)
-        with await dialer.connect(address_of("h1", listener.getsockname()[1])):
-            listener.accept()[0].close()
+        with await dialer.connect(address_of("h1", listener.getsockname()[1])) as sock:
+            assert is_accepted(listener, sock)
 
 
 @in_loop

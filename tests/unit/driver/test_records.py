@@ -127,4 +127,9 @@ def test_a_directory_that_cannot_be_made_fails_nobody(tmp_path: Path, caplog) ->
 
 
 def test_removing_is_idempotent(tmp_path: Path) -> None:
-    remove(str(tmp_path / "nothing.json"))
+    path, other = tmp_path / "one.json", tmp_path / "other.json"
+    for each in (path, other):
+        each.touch()
+    for _ in range(2):
+        remove(str(path))
+        assert list(tmp_path.iterdir()) == [other]

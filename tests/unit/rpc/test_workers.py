@@ -39,36 +39,50 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def test_jobs_are_done_in_their_order_by_one_thread_when_they_are_quick() -> None:
-    async def test(pool: Workers) -> None:
-        done: list[tuple[int, int]] = []
-        for index in range(2000):
-            pool.submit(lambda index=index: done.append((index, threading.get_ident())))
-        await until(lambda: len(done) == 2000)
-        assert len({ident for _, ident in done}) <= 8
-        if len({ident for _, ident in done}) == 1:
-            assert [index for index, _ in done] == list(range(2000))
+async def looked_around(pool: Workers, times: int) -> None:
+    """Wait until the pool has looked so often whether it should grow."""
+    for _ in range(times):
+        before = pool._seen
+        await until(lambda before=before: pool._seen != before)
 
-    run(test)
+
+def test_quick_jobs_are_done_by_a_few_threads() -> None:
+    async def test(pool: Workers) -> list[int]:
+        done: list[int] = []
+        for _ in range(2000):
+            pool.submit(lambda: done.append(threading.get_ident()))
+        await until(lambda: len(done) == 2000)
+        return done
+
+    assert 1 <= len(set(run(test))) <= 8
+
+
+def test_one_thread_does_jobs_in_their_order() -> None:
+    async def test(pool: Workers) -> list[int]:
+        done: list[int] = []
+        for index in range(2000):
+            pool.submit(lambda index=index: done.append(index))
+        await until(lambda: len(done) == 2000)
+        return done
+
+    assert run(test, limit=1) == list(range(2000))
 
 
 def test_a_thousand_that_wait_all_wait_together_soon() -> None:
     async def test(pool: Workers) -> float:
         gate = threading.Event()
-        inside = threading.Semaphore(0)
-        count = 0
+        inside: list[int] = []
 
         def job() -> None:
-            nonlocal count
-            count += 1
-            inside.release()
+            inside.append(threading.get_ident())
             gate.wait(LIMIT)
 
         began = time.monotonic()
         for _ in range(1000):
             pool.submit(job)
-        await until(lambda: count >= 1000)
+        await until(lambda: len(inside) >= 1000)
         took = time.monotonic() - began
+        assert len(set(inside)) == 1000
         gate.set()
         return took
 
@@ -94,7 +108,7 @@ def test_no_more_threads_than_the_limit() -> None:
         for _ in range(50):
             pool.submit(job)
         await until(lambda: now == 7)
-        await asyncio.sleep(0.02)  # it would grow now if it did
+        await looked_around(pool, 10)
         assert most == 7
         gate.set()
         await until(lambda: ended == 50)
@@ -105,18 +119,20 @@ def test_no_more_threads_than_the_limit() -> None:
 
 def test_a_job_that_raises_costs_no_thread(caplog: pytest.LogCaptureFixture) -> None:
     async def test(pool: Workers) -> None:
-        done: list[int] = []
+        threads: list[int] = []
 
         def bad() -> None:
+            threads.append(threading.get_ident())
             raise SystemExit(1)
 
         for _ in range(20):
             pool.submit(bad)
-        pool.submit(lambda: done.append(1))
-        await until(lambda: bool(done))
+        pool.submit(lambda: threads.append(threading.get_ident()))
+        await until(lambda: len(threads) == 21)
+        assert len(set(threads)) == 1
 
-    run(test)
-    assert "raised" in caplog.text
+    run(test, limit=1)
+    assert caplog.text.count("raised") == 20
 
 
 def test_idle_threads_end_but_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,14 +150,21 @@ def test_idle_threads_end_but_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None
         for _ in range(40):
             pool.submit(job)
         await until(lambda: count == 40)
+        assert threads_of("idle") >= 40
         gate.set()
-        await until(lambda: pool._threads == workers._KEEP)
+        await until(lambda: threads_of("idle") <= workers._KEEP)
         done: list[int] = []
-        for _ in range(10):
-            pool.submit(lambda: done.append(1))
+        for index in range(10):
+            pool.submit(lambda index=index: done.append(index))
         await until(lambda: len(done) == 10)
+        assert workers._KEEP <= threads_of("idle") < 40
 
-    run(test)
+    run(test, name="idle")
+
+
+def threads_of(name: str) -> int:
+    """Return how many threads a pool has that was given this name."""
+    return sum(each.name.startswith(f"{name}-") for each in threading.enumerate())
 
 
 def test_jobs_that_come_as_threads_fall_asleep_are_all_done(
@@ -155,7 +178,8 @@ def test_jobs_that_come_as_threads_fall_asleep_are_all_done(
             for _ in range(3):
                 pool.submit(lambda: done.append(1))
             await until(lambda round_=round_: len(done) == 3 * round_ + 3)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # as long as threads stay: the next job is just in time
+        assert len(done) == 900
         assert pool._sleeping >= 0
         assert pool._waking >= 0
 
@@ -179,16 +203,19 @@ def test_a_system_without_more_threads_is_no_disaster(
     monkeypatch.setattr(threading.Thread, "start", limited)
 
     async def test(pool: Workers) -> None:
+        gate = threading.Event()
         done: list[int] = []
 
         def job() -> None:
-            time.sleep(0.005)
+            gate.wait(LIMIT)
             done.append(1)
 
         for _ in range(30):
             pool.submit(job)
+        await until(lambda: "no more threads" in caplog.text)
+        gate.set()
         await until(lambda: len(done) == 30)
-        assert pool._threads == 3
+        assert pool._threads == threads_of("few") == 3
 
     run(test, name="few")
     assert "no more threads" in caplog.text
