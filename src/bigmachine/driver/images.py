@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from bigmachine.driver.arrival import Arrival
 from bigmachine.errors import ProvisionError
 from bigmachine.image import transit
 from bigmachine.image.assemble import DamagedLayerError
@@ -27,6 +28,7 @@ from bigmachine.image.plan import DRIVER, Fetch, Plan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bigmachine.driver.progress import StatusLine
     from bigmachine.driver.runtime import Runtime
     from bigmachine.image.build import Image
     from bigmachine.image.listing import Layer
@@ -53,21 +55,6 @@ class Prepared:
     python: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far the hosts are.
-
-    Attributes:
-        hosts: How many are being given the image.
-        lacking_bytes: How much they lack, all together, uncompressed; whole layers.
-        sent_bytes: How much the driver has sent, as it travels.
-    """
-
-    hosts: int
-    lacking_bytes: int
-    sent_bytes: int
-
-
 @dataclass(slots=True)
 class _Host:
     control: Client
@@ -83,9 +70,17 @@ class ImageServer:
         runtime: The loop.
         image: The image.
         system: What the hosts' system is called, for errors.
+        status: Where to show how far it is; None: the driver's terminal.
     """
 
-    def __init__(self, runtime: Runtime, image: Image, *, system: str = "") -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        image: Image,
+        *,
+        system: str = "",
+        status: StatusLine | None = None,
+    ) -> None:
         self.image = image
         self.sent: Counter[str] = Counter()
         """How many bytes of each layer the driver has sent, as they travel."""
@@ -94,21 +89,12 @@ class ImageServer:
         self._manifest = image.manifest.encode()
         self._sizes = {digest: layer.size_bytes for digest, layer in image.layers.items()}
         self._plan = Plan(self._sizes)
+        self._arrival = Arrival(self._sizes, self._plan.lacking, status)
         self._hosts: dict[str, _Host] = {}
         self._provided: dict[str, asyncio.Task[Prepared]] = {}
 
     def __repr__(self) -> str:
         return f"<ImageServer {self.image.digest[:12]}, {len(self._provided)} hosts>"
-
-    @property
-    def progress(self) -> Progress:
-        """How far the hosts are."""
-        lacking = [layer for host in self._hosts for layer in self._plan.lacking(host)]
-        return Progress(
-            hosts=sum(not task.done() for task in self._provided.values()),
-            lacking_bytes=sum(self._sizes[layer] for layer in lacking),
-            sent_bytes=self.sent.total(),
-        )
 
     async def provide(self, control: Client, address: str, host_id: str) -> Prepared:
         """Give a host the image, if it has not got it yet.
@@ -172,6 +158,8 @@ class ImageServer:
         complete: asyncio.Future[None] = self._runtime.loop.create_future()
         host = self._hosts[host_id] = _Host(control, address, complete)
         self._begin(self._plan.join(host_id, lacking))
+        if self._arrival.expect(host_id, lacking):
+            self._runtime.start_task(self._arrival.show(), "show the image's arrival")
         self._check(host_id)
         try:
             await complete
@@ -257,9 +245,11 @@ class ImageServer:
 
     def _pieces(self, layer: Layer, wanted: Sequence[int]) -> Iterator[transit.Piece]:
         for number in wanted:
-            for piece in transit.pieces(number, transit.compress(layer.read_pack(number))):
+            raw = layer.read_pack(number)
+            for piece in transit.pieces(number, transit.compress(raw)):
                 self.sent[layer.digest] += len(piece[2])
                 yield piece
+            self._arrival.sent(layer.digest, len(raw))
 
 
 async def fetch_image(runtime: Runtime, control: Client, digest: str, store: Store) -> Image:

@@ -36,6 +36,7 @@ class Progress:
     Args:
         label: What the work is called.
         total: How many steps it has; None: not known.
+        unit: What follows a number of steps.
         status: Where it is shown.
         clock: Seconds, monotonic.
     """
@@ -45,11 +46,13 @@ class Progress:
         label: str,
         total: int | None,
         *,
+        unit: str = "",
         status: StatusLine | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.label = label
         self.total = total
+        self.unit = unit
         self.done = 0
         self._clock = clock
         self._started = clock()
@@ -95,9 +98,13 @@ class StatusLine:
         self._writing = threading.Lock()  # whoever writes to the terminal holds it; guards _shown
         self._shown = False
 
+    def is_seen(self) -> bool:
+        """Whether this is a terminal, so that anything is shown at all."""
+        return can_redraw(self._stream())
+
     def add(self, work: Progress) -> None:
         """Show ``work`` from now on, if this is a terminal."""
-        if not can_redraw(self._stream()):
+        if not self.is_seen():
             return
         with self._changed:
             self._works.append(work)
@@ -162,6 +169,7 @@ class StatusLine:
             work.label,
             work.done,
             work.total,
+            unit=work.unit,
             elapsed=work.elapsed(),
             columns=shutil.get_terminal_size().columns,
         )
@@ -190,30 +198,33 @@ def is_terminal(stream: object) -> bool:
         return False
 
 
-def render(label: str, done: int, total: int | None, *, elapsed: float, columns: int) -> str:
+def render(
+    label: str, done: int, total: int | None, *, unit: str = "", elapsed: float, columns: int
+) -> str:
     """The status line, in ASCII, shorter than the terminal is wide so that it never wraps.
 
     Args:
         label: What the work is called.
         done: Steps done.
         total: All steps; None: not known.
+        unit: What follows a number of steps.
         elapsed: Seconds since the beginning.
         columns: The terminal's width.
     """
     rate = done / elapsed if elapsed > 0 else 0.0
     if total is None or total <= 0:
-        line = f"{label}: {done}, {_rate(rate)}"
+        line = f"{label}: {done}{unit}, {_rate(rate, unit)}"
     else:
         filled = min(done, total) * _BAR_CHARS // total
         bar = "#" * filled + "." * (_BAR_CHARS - filled)
-        line = f"{label}: [{bar}] {done}/{total}, {_rate(rate)}"
+        line = f"{label}: [{bar}] {done}/{total}{unit}, {_rate(rate, unit)}"
         if rate > 0 and done < total:
             line += f", {_duration((total - done) / rate)} left"
     return line[: max(columns - 1, 0)]
 
 
-def _rate(rate: float) -> str:
-    return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
+def _rate(rate: float, unit: str) -> str:
+    return f"{rate:.0f}{unit}/s" if rate >= 10 else f"{rate:.1f}{unit}/s"
 
 
 def _duration(seconds: float) -> str:

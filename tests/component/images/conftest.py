@@ -8,4 +8,6 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 _TESTS = _HERE.parent.parent
 
-sys.path += map(str, (_HERE, _HERE.parent / "rpc", _TESTS / "unit" / "image"))
+sys.path += map(
+    str, (_HERE, _HERE.parent / "rpc", _TESTS / "unit" / "image", _TESTS / "unit" / "driver")
+)

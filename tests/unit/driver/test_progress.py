@@ -1,44 +1,14 @@
 import io
-import os
-import pty
-import select
-import time
 from collections.abc import Iterator
-from typing import TextIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from screens import LIMIT, Terminal
 
 from bigmachine.driver import progress
 from bigmachine.driver.progress import Progress, StatusLine, render
 from bigmachine.driver.sinks import DriverStreams
-
-LIMIT = 10.0
-
-
-class Terminal:
-    """Both ends of a pseudo-terminal."""
-
-    def __init__(self) -> None:
-        self.screen, below = pty.openpty()
-        self.stream: TextIO = os.fdopen(below, "w")
-        self.seen = ""
-
-    def read_until(self, text: str) -> str:
-        """Everything shown up to and including ``text``, which must come."""
-        deadline = time.monotonic() + LIMIT
-        while text not in self.seen:
-            left = deadline - time.monotonic()
-            assert left > 0, f"{text!r} is not in {self.seen!r}"
-            if select.select([self.screen], [], [], left)[0]:
-                self.seen += os.read(self.screen, 65_536).decode()
-        before, _, self.seen = self.seen.partition(text)
-        return before + text
-
-    def close(self) -> None:
-        self.stream.close()
-        os.close(self.screen)
 
 
 @pytest.fixture
@@ -135,6 +105,8 @@ def test_the_time_left_follows_from_the_rate() -> None:
     assert render("map", 100, 7_300, elapsed=1.0, columns=80).endswith("100/7300, 100/s, 1:12 left")
     assert render("map", 1, 7_200, elapsed=1.0, columns=99).endswith("1.0/s, 1:59:59 left")
     assert render("map", 9, 9, elapsed=3.0, columns=80).endswith("9/9, 3.0/s")
+    line = render("image", 43, 120, unit=" MB", elapsed=4.0, columns=80)
+    assert line == "image: [########................] 43/120 MB, 11 MB/s, 0:07 left"
     assert render("map", 7, None, elapsed=2.0, columns=80) == "map: 7, 3.5/s"
 
 
