@@ -13,7 +13,7 @@ from moto.ec2.models.instances import InstanceBackend, InstanceState
 
 import bigmachine as bm
 from bigmachine.image.build import Image
-from bigmachine.systems.ec2 import terminator
+from bigmachine.systems.ec2 import reach, terminator
 from bigmachine.systems.ec2.terminator import Terminator
 
 from .cloud import TYPE, Cloud, set_reason
@@ -84,21 +84,38 @@ def test_when_all_end_at_once_it_is_given_up_and_the_reason_is_said(
     assert cloud.living() == []
 
 
-@pytest.mark.slow
-def test_instances_that_never_boot_cost_their_own_machines_alone(
-    cloud: Cloud, image: Image
+def test_instances_that_never_boot_are_replaced_once_others_have(
+    cloud: Cloud, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reach, "SILENT_SECONDS", 2.0)
     cloud.boots = lambda number: number % 2 == 1
-    with bm.start(ec2(cloud, on_demand=True, boot_seconds=15)) as cluster:
+    with bm.start(ec2(cloud, on_demand=True)) as cluster:
         machines = cluster.start(4, services={"S": Service()}, image=image)
-        for machine in machines:
-            machine.wait().result(LIMIT)
-        lost = [machine for machine in machines if machine.err is not None]
-        assert len(lost) == 2
-        assert "within 15 s" in str(lost[0].err)
-        wait_until(lambda: len(cloud.living()) == 1)
-        kept = [machine for machine in machines if machine.err is None]
-        assert [each.call(Service.double, 1).result(LIMIT) for each in kept] == [2, 2]
+        assert [f.result(LIMIT) for f in machines.call(Service.double, 1)] == [2] * 4
+        assert len(cloud.booted) == 4
+        wait_until(lambda: len(cloud.living()) == 2)
+    assert cloud.living() == []
+
+
+def test_where_no_instance_ever_boots_it_is_said_early_and_why(
+    cloud: Cloud,
+    image: Image,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(reach, "SILENT_SECONDS", 0.5)
+    cloud.boots = lambda number: False
+    with bm.start(ec2(cloud, on_demand=True, boot_seconds=3)) as cluster:
+        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        wait_until(lambda: "has not answered" in caplog.text)
+        assert machine.err is None
+        machine.wait().result(LIMIT)
+        (instance,) = cloud.booted  # for nobody would reach another one, either
+        said = str(machine.err)
+        assert f"{instance} runs, but did not answer at 127." in said
+        assert "within 3 s" in said
+        assert "nothing listens there" in said
+    assert cloud.living() == []
 
 
 def test_ec2_may_know_an_instance_later_than_who_has_made_it(

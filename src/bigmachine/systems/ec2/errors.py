@@ -48,6 +48,21 @@ _REMEDIES: Final = {
 }
 
 
+class InstanceFailed(Exception):
+    """An instance was made, and nothing came of it; the text says why.
+
+    Args:
+        text: What has become of it.
+        remedy: What a user can do about it, where that is known.
+        replaceable: Whether another one may do better.
+    """
+
+    def __init__(self, text: str, *, remedy: str = "", replaceable: bool = True) -> None:
+        super().__init__(text)
+        self.remedy = remedy
+        self.replaceable = replaceable
+
+
 def code_of(error: BaseException) -> str:
     """Return AWS's name for an error; the library's, if it never got so far."""
     response: Any = getattr(error, "response", None)
@@ -82,6 +97,16 @@ def provision_error(
         requested: How many machines were asked for.
         started: How many came up.
     """
+    if isinstance(error, InstanceFailed):
+        return ProvisionError(
+            f"EC2: {error}",
+            system="ec2",
+            requested=requested,
+            started=started,
+            answer="",
+            remedy=error.remedy,
+            temporary=True,
+        )
     code = code_of(error)
     response: Any = getattr(error, "response", None)
     message = str(error)

@@ -48,11 +48,16 @@ class EC2Host(Host):
     ) -> None:
         self.id = host_id
         self.instance = instance
-        self._ip = ip
+        self.ip = ip
         self._port = port
         self._watcher = watcher
         self._terminator = terminator
         self.address = str(Address(kind="tls", host=ip, port=port, subject=host_id))
+
+    @property
+    def place(self) -> str:
+        """Where it is reached, for a person."""
+        return f"[{self.ip}]:{self._port}" if ":" in self.ip else f"{self.ip}:{self._port}"
 
     async def connect(self) -> socket.socket:
         """Return a socket to the instance; see `Host.connect`."""
@@ -65,12 +70,12 @@ class EC2Host(Host):
                 temporary=True,
             )
         loop = asyncio.get_running_loop()
-        family = socket.AF_INET6 if ":" in self._ip else socket.AF_INET
+        family = socket.AF_INET6 if ":" in self.ip else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await loop.sock_connect(sock, (self._ip, self._port))
+                await loop.sock_connect(sock, (self.ip, self._port))
         except BaseException:
             sock.close()
             raise

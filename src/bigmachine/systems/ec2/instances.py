@@ -80,12 +80,8 @@ class Instance:
         self.reason = reason
         self.ended.set()
         if not self.running.done():
-            self.running.set_exception(InstanceEnded(reason))
+            self.running.set_exception(errors.InstanceFailed(f"{self.id} has ended: {reason}"))
             self.running.exception()  # nobody may be waiting for it
-
-
-class InstanceEnded(Exception):
-    """An instance has ended before it ran; the text says why."""
 
 
 class Watcher:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from bigmachine.errors import ProvisionError, UsageError
 from bigmachine.systems.ec2 import errors
-from bigmachine.systems.ec2.instances import InstanceEnded
 
 if TYPE_CHECKING:
     from bigmachine.systems.base import Host, HostRequest
@@ -83,7 +82,10 @@ class Launch:
 
     def _may_go_on(self) -> bool:
         """Whether what went wrong is not bound to go wrong again."""
-        return all(isinstance(error, InstanceEnded | OSError) for error in self._problems)
+        return all(
+            error.replaceable if isinstance(error, errors.InstanceFailed) else False
+            for error in self._problems
+        )
 
     def _failure(self) -> ProvisionError | UsageError:
         """Return why there is not room enough."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bigmachine.systems.ec2.errors import InstanceFailed
 from bigmachine.systems.ec2.host import EC2Host
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from bigmachine.systems.ec2.maker import Maker
     from bigmachine.systems.ec2.options import Options
     from bigmachine.systems.ec2.plan import Plan
+    from bigmachine.systems.ec2.reach import Reach
     from bigmachine.systems.ec2.terminator import Terminator
 
 
@@ -28,6 +30,7 @@ class Starter:
         options: What the user said.
         maker: Makes instances.
         watcher: Watches them.
+        reach: Waits until they answer.
         terminator: Ends them.
         event: Takes note of an event, as `System.event`.
     """
@@ -36,14 +39,16 @@ class Starter:
     options: Options
     maker: Maker
     watcher: Watcher
+    reach: Reach
     terminator: Terminator
     event: Callable[..., None]
 
     async def start(self, request: HostRequest) -> EC2Host:
-        """Have an instance made, and return its host when it runs.
+        """Have an instance made, and return its host when it answers.
 
         Raises:
-            Exception: It was not made, or has ended (`InstanceEnded`).
+            InstanceFailed: It was made, and nothing came of it.
+            Exception: What boto3 raises: it was not made.
         """
         host_id = f"ec2-{secrets.token_hex(6)}"
         loop = asyncio.get_running_loop()
@@ -57,7 +62,9 @@ class Starter:
             await self.maker.make(self.plan, request.cluster, host_id, boot)
         )
         try:
-            described = await instance.running
+            described = await self._running(instance)
+            host = self._host(host_id, instance, described)
+            await self.reach.wait(host, described)
         except BaseException:
             self.watcher.remove(instance.id)
             self.terminator.end(instance.id)
@@ -70,11 +77,21 @@ class Starter:
             market=described.get("InstanceLifecycle", "on-demand"),
             seconds=round(loop.time() - begun, 3),
         )
-        return self._host(host_id, instance, described)
+        return host
 
     def discard(self, host: EC2Host) -> None:
         """End a host that nobody wants any more."""
         self.terminator.end(host.instance.id)
+
+    async def _running(self, instance: Instance) -> Mapping[str, Any]:
+        """Wait until an instance runs; return what EC2 says of it."""
+        limit = self.options.boot_seconds
+        try:
+            async with asyncio.timeout(limit):
+                return await instance.running
+        except TimeoutError as error:
+            text = f"{instance.id} did not run within {limit:g} s, EC2 does not say why"
+            raise InstanceFailed(text) from error
 
     def _host(self, host_id: str, instance: Instance, described: Mapping[str, Any]) -> EC2Host:
         host = EC2Host(

@@ -3,7 +3,7 @@
 `options` has what the user may say, `plan` what that comes to once the API was asked, `launch` how
 many instances are started at a time and when it is given up, `starter` one instance's way to being
 a `host`. Each is made by calls of its own (`maker`, `docs/decisions/ec2-launch.md`), looked after
-(`instances`) and ended (`terminator`).
+(`instances`, `reach`) and ended (`terminator`).
 
 What always holds: an instance is tagged by the very call that makes it, terminates when it powers
 itself off, and powers itself off when no driver reaches it in time, when its lease lapses, or when
@@ -26,6 +26,7 @@ from bigmachine.systems.ec2.launch import Launch
 from bigmachine.systems.ec2.maker import Maker
 from bigmachine.systems.ec2.options import BOOT_SECONDS, PORT, Options
 from bigmachine.systems.ec2.plan import Plan, make_plan
+from bigmachine.systems.ec2.reach import Reach
 from bigmachine.systems.ec2.starter import Starter
 from bigmachine.systems.ec2.terminator import Terminator
 
@@ -133,6 +134,7 @@ class EC2(System):
         self._api = Api(region=region, profile=profile, endpoint_url=endpoint_url)
         self._terminator = Terminator(self._api)
         self._maker = Maker(self._api, self._terminator, self.event)
+        self._reach = Reach(self._api, port=port, boot_seconds=boot_seconds)
         self._plan: Plan | None = None
         self._watcher: Watcher | None = None
 
@@ -217,6 +219,7 @@ class EC2(System):
             options=self._options,
             maker=self._maker,
             watcher=self._watcher,
+            reach=self._reach,
             terminator=self._terminator,
             event=self.event,
         )

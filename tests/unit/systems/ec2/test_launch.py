@@ -12,7 +12,8 @@ import pytest
 
 from bigmachine.errors import ProvisionError
 from bigmachine.systems.base import HostRequest
-from bigmachine.systems.ec2.launch import AT_ONCE, Launch
+from bigmachine.systems.ec2.errors import InstanceFailed
+from bigmachine.systems.ec2.launch import AT_ONCE, SPARE_FAILURES, Launch
 
 
 class Host:
@@ -87,6 +88,31 @@ def test_what_has_come_up_and_is_not_wanted_any_more_is_ended() -> None:
     starter = Starter()
     kept = launched(starter, 8, wanted=1)
     assert sorted(kept + starter.ended) == list(range(starter.started))
+
+
+def test_an_instance_of_which_nothing_came_is_replaced() -> None:
+    starter = Starter(lambda number: InstanceFailed("ended") if number % 2 else None)
+    assert len(launched(starter, 8)) == 4
+
+
+def test_there_is_an_end_to_replacing() -> None:
+    starter = Starter(lambda number: InstanceFailed("ended", remedy="look there"))
+    with pytest.raises(ProvisionError, match="ended") as raised:
+        launched(starter, 8)
+    allowed = 4 // 2 + SPARE_FAILURES
+    assert allowed < starter.started <= allowed + 4
+    assert raised.value.remedy == "look there"
+    assert raised.value.temporary
+
+
+def test_one_that_no_other_can_replace_ends_the_launch() -> None:
+    def fate(number: int) -> BaseException | None:
+        return InstanceFailed("silent", replaceable=False) if number == 1 else None
+
+    starter = Starter(fate)
+    with pytest.raises(ProvisionError, match="silent"):
+        launched(starter, 8)
+    assert starter.started == 4
 
 
 def test_what_cannot_come_better_ends_the_launch() -> None:
