@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from bigmachine.addresses import HOST_TARGET, Address
 from bigmachine.death import Death, DeathKind
+from bigmachine.driver.dialled import DialledHandle
 from bigmachine.driver.fleet import Fleet
-from bigmachine.driver.handle import DialledHandle, Handle, OwnedHandle
+from bigmachine.driver.handle import Handle
 from bigmachine.driver.lifecycle import Happening, State
 from bigmachine.driver.orders import Orders, host_config
 from bigmachine.driver.output import Output
+from bigmachine.driver.owned import OwnedHandle
 from bigmachine.driver.recorder import Recorder
 from bigmachine.driver.runtime import Runtime
 from bigmachine.errors import UsageError

@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from bigmachine.death import Death, DeathKind
-from bigmachine.driver.handle import OwnedHandle
 from bigmachine.driver.hostlink import HostLink
 from bigmachine.driver.lifecycle import Happening, State
+from bigmachine.driver.owned import OwnedHandle
 from bigmachine.errors import BigmachineError
 from bigmachine.systems.base import HostRequest
 

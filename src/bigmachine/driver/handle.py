@@ -1,12 +1,12 @@
 """What stands behind a `Machine`: its state, its connection, and whom to ask about it.
 
-`Handle` is the part that owned and dialled machines share. States change on the runtime's loop
-alone, in `Handle.advance`; anybody may read them or wait for them.
+`Handle` is the part that all machines share: those that this driver started (`driver.owned`) and
+those that somebody else did (`driver.dialled`). States change on the runtime's loop alone, in
+`Handle.advance`; anybody may read them or wait for them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 from _thread import allocate_lock
@@ -16,14 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.addresses import Address
 from bigmachine.driver.lifecycle import Happening, Lifecycle, State
-from bigmachine.errors import (
-    BigmachineError,
-    Death,
-    DeathKind,
-    MachineStoppedError,
-    TransportError,
-    UsageError,
-)
+from bigmachine.errors import Death, DeathKind, MachineStoppedError, TransportError, UsageError
 from bigmachine.futures import Future
 from bigmachine.rpc.client import Client
 
@@ -35,11 +28,6 @@ if TYPE_CHECKING:
     from bigmachine.rpc.dialer import Dialer
     from bigmachine.rpc.streams import Stream
 
-VERDICT_SECONDS: Final = 1.0
-"""How long a broken connection waits to hear that the machine has died, before it is blamed on
-the network."""
-NEWS_SECONDS: Final = 0.25
-"""After this its supervisor is asked whether it lives: as a rule that knows within milliseconds."""
 STOP_SECONDS: Final = 5.0
 """How long a machine has for its graceful end."""
 
@@ -219,212 +207,7 @@ class Handle(ABC):
         return self.dialer.tls(address), address.subject or None
 
 
-def _resolved() -> Future[None]:
-    future: Future[None] = Future()
-    future.resolve()
-    return future
-
-
 def _failed(error: BaseException) -> Future[Any]:
     future: Future[Any] = Future()
     future.resolve(None, error)
     return future
-
-
-class OwnedHandle(Handle):
-    """A machine that this driver started."""
-
-    owned = True
-
-    def __init__(self, runtime: Runtime, dialer: Dialer, *, unique: str, index: int) -> None:
-        self.id = unique
-        self.index = index
-        self.pid = 0
-        self.control: Client | None = None
-        self.image_digest = ""
-        super().__init__(runtime, dialer, label=f"m{index}")
-
-    def fetch_image(self) -> Future[Image]:
-        """Fetch back the image that the machine runs in; see `Machine.image`."""
-        if not self.image_digest or self.control is None:
-            return super().fetch_image()
-        from bigmachine.driver.images import fetch_image
-        from bigmachine.image.store import Store, default_root
-
-        store = Store(default_root())
-        fetch = fetch_image(self.runtime, self.control, self.image_digest, store)
-        return self.runtime.spawn(fetch, "fetch an image")
-
-    def disown(self, error: UsageError) -> None:
-        """As of every machine, and its supervisor."""
-        super().disown(error)
-        if self.control is not None:
-            self.control.disown(error)
-
-    def ready(self, addr: str, hostname: str, maxprocs: int) -> None:
-        """It serves calls."""
-        self.addr = addr
-        self.hostname = hostname
-        self.maxprocs = maxprocs
-        self.advance(Happening.READY)
-
-    def shutdown(self) -> Future[None]:
-        """End the machine gracefully; resolves when it is gone."""
-        if self.error is not None:
-            return _resolved()
-        return self.runtime.spawn(self._stop(), f"stop {self.label}")
-
-    async def _stop(self) -> None:
-        await self.wait(State.STARTING)
-        if self.control is not None and self.state < State.STOPPED:
-            # Without its host it is stopped, or will be in a moment.
-            with contextlib.suppress(TransportError):
-                await self.control.call("Host.stop", (self.id, STOP_SECONDS))
-        await self.wait(State.STOPPED)
-
-    def _give_up(self) -> None:
-        """Have it killed as well."""
-        if self.control is not None and self.state < State.STOPPED:
-            self.control.call("Host.kill", (self.id, "canceled"))
-        super()._give_up()
-
-    def _supervisor(self) -> tuple[Client, str]:
-        assert self.control is not None
-        return self.control, self.id
-
-    async def _connect(self) -> Any:
-        await self.wait(State.RUNNING)
-        if self.error is not None:
-            raise self.error
-        return await self.dialer.connect(Address.parse(self.addr))
-
-    async def _verdict(self) -> BaseException | None:
-        """Wait for the news of its death, until its supervisor says that it lives."""
-        stopped = self.wait(State.STOPPED)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(VERDICT_SECONDS):
-                await asyncio.wait((asyncio.wrap_future(stopped),), timeout=NEWS_SECONDS)
-                if not await self._is_said_to_live():
-                    await stopped
-        return self.error
-
-    async def _is_said_to_live(self) -> bool:
-        if self.control is None or self.error is not None:
-            return False
-        try:
-            await self.control.call("Supervisor.Ping", (self.id,))
-        except BigmachineError:  # it is dead, or its host is: the news of that are on their way
-            return False
-        return True
-
-
-class DialledHandle(Handle):
-    """A machine that somebody else started: its state is known by asking its supervisor."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        dialer: Dialer,
-        address: Address,
-        *,
-        label: str,
-        maxprocs: int,
-        supervisor: Client,
-    ) -> None:
-        super().__init__(runtime, dialer, label=label)
-        self._address = address
-        self._host = supervisor
-        self._watched = False
-        self.addr = str(address)
-        self.hostname = address.hostname
-        self.maxprocs = maxprocs
-        self._life.advance(Happening.PLACED)
-
-    @property
-    def state(self) -> State:
-        """Its state, by ping: the first look begins to ask."""
-        self._watch()
-        return self._life.state
-
-    def wait(self, state: State) -> Future[State]:
-        """As of every machine; begins to ask."""
-        self._watch()
-        return super().wait(state)
-
-    def disown(self, error: UsageError) -> None:
-        """As of every machine; nobody asks any more."""
-        self._watched = True
-        super().disown(error)
-
-    def _watch(self) -> None:
-        if self._watched or self._life.state is State.STOPPED:
-            return
-        self._watched = True
-        self.runtime.spawn(self._ping_on(), f"ping {self.label}")
-
-    async def _ping_on(self) -> None:
-        pause = PING_SECONDS
-        while self._life.state is not State.STOPPED:
-            error = await self._ping()
-            if error is not None and self.error is None:
-                pause = min(pause, 0.5)
-            await asyncio.sleep(pause)
-
-    async def _ping(self) -> BaseException | None:
-        """Ask the supervisor; return what is wrong."""
-        try:
-            await self._host.call("Supervisor.Ping", (self._address.target, 0))
-        except MachineStoppedError as error:
-            self.advance(Happening.DIED, error.death)
-            return error
-        except BigmachineError as error:
-            if self._address.kind == "unix" and isinstance(error.__cause__, _NOBODY_THERE):
-                # A socket of one supervisor alone, which does not come back.
-                detail = "nobody answers at the socket of its host any more"
-                death = Death(kind=DeathKind.HOST, machine=self.label, detail=detail)
-                self.advance(Happening.DIED, death)
-            return error
-        self.advance(Happening.READY)
-        return None
-
-    async def _ask(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            return await self._host.call(method, (self._address.target, *args), kwargs)
-        except MachineStoppedError as error:
-            self.advance(Happening.DIED, error.death)
-            raise
-
-    def shutdown(self) -> Future[None]:
-        """End the machine gracefully; resolves when it is gone."""
-        return self.runtime.spawn(self._stop(), f"stop {self.label}")
-
-    async def _stop(self) -> None:
-        with contextlib.suppress(MachineStoppedError):
-            await self._ask("Supervisor.Shutdown", (), {})
-        async with asyncio.timeout(2 * STOP_SECONDS):
-            while True:
-                if await self._ping() is not None:  # it, or its host, has gone
-                    return
-                await asyncio.sleep(_VERDICT_PAUSE_SECONDS)
-
-    def _supervisor(self) -> tuple[Client, str]:
-        return self._host, self._address.target
-
-    async def _connect(self) -> Any:
-        return await self.dialer.connect(self._address)
-
-    async def _verdict(self) -> BaseException | None:
-        """Find out whether the machine died: its supervisor may see it a moment later than we."""
-        for _ in range(_VERDICT_PINGS):
-            await self._ping()
-            if self.error is not None:
-                return self.error
-            await asyncio.sleep(_VERDICT_PAUSE_SECONDS)
-        return None
-
-
-_NOBODY_THERE: Final = (FileNotFoundError, ConnectionRefusedError)
-PING_SECONDS: Final = 5.0
-"""How often a dialled machine's supervisor is asked, once somebody wants to know."""
-_VERDICT_PINGS = 5
-_VERDICT_PAUSE_SECONDS = 0.05

@@ -17,8 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.death import Death, DeathKind
-from bigmachine.driver.handle import OwnedHandle
 from bigmachine.driver.lifecycle import Happening, State
+from bigmachine.driver.owned import OwnedHandle
 from bigmachine.errors import BigmachineError
 from bigmachine.host.messages import EventKind, MachineEvent, MachineSpec
 from bigmachine.rpc.client import Client
