@@ -147,6 +147,14 @@ class Host(ABC):
             ProvisionError: It never will be.
         """
 
+    async def rejoin(self) -> bool:
+        """Wait, where its connections have broken and it may live on, until it is reached again.
+
+        Returns:
+            Whether it is reached. False, the default: a broken connection is the host's end.
+        """
+        return False
+
     @abstractmethod
     async def stop(self, timeout: float) -> None:
         """End the host and everything on it, at the latest after ``timeout`` seconds.

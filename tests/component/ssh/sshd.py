@@ -61,6 +61,12 @@ class Keys:
         self.host_key = make_key(self.directory / "host_key")
         self.known_hosts = self.directory / "known_hosts"
 
+    def know(self, port: int) -> None:
+        """Have the host's key be known at a port."""
+        public = Path(f"{self.host_key}.pub").read_text("utf-8")
+        with self.known_hosts.open("a", encoding="utf-8") as file:
+            file.write(f"[127.0.0.1]:{port} {public}")
+
 
 @dataclass
 class Server:
@@ -75,7 +81,7 @@ class Server:
     port: int
     keys: Keys
     directory: Path
-    process: subprocess.Popen[bytes]
+    process: psutil.Popen
 
     @property
     def home(self) -> Path:
@@ -90,12 +96,23 @@ class Server:
     def log(self) -> str:
         return (self.directory / "log").read_text("utf-8", "replace")
 
+    def sessions(self) -> list[psutil.Process]:
+        """The processes that serve connections."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in found if "sshd" in child.name()]
+
     def kill_sessions(self) -> None:
-        """Break all connections, as a host does that goes down."""
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            if "sshd" in child.name():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
+        """Break all connections."""
+        for session in self.sessions():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                session.kill()
+
+    def stop(self) -> None:
+        """End the server and all connections, as a host does that goes down."""
+        self.process.suspend()  # nobody connects meanwhile
+        self.kill_sessions()
+        self.process.kill()
+        self.process.wait(START_SECONDS)
 
 
 def make_key(path: Path, *, passphrase: str = "") -> Path:
@@ -147,14 +164,11 @@ def serving(directory: Path, *settings: str, keys: Keys | None = None) -> Iterat
     ]
     lines = [*settings, *(line for line in usual if line.split()[0] not in given)]
     config.write_text("\n".join(lines) + "\n", "utf-8")
-    public = Path(f"{keys.host_key}.pub").read_text("utf-8")
-    known = f"[127.0.0.1]:{port} {public}"
-    with keys.known_hosts.open("a", encoding="utf-8") as file:
-        file.write(known)
+    keys.know(port)
     if os.getuid() == 0:  # what OpenSSH's privilege separation wants
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
+        process = psutil.Popen(
             [program, "-D", "-e", "-f", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -165,9 +179,8 @@ def serving(directory: Path, *settings: str, keys: Keys | None = None) -> Iterat
         _wait_for(server)
         yield server
     finally:
-        server.kill_sessions()
-        process.terminate()
-        process.wait(START_SECONDS)
+        if process.poll() is None:
+            server.stop()
 
 
 def _wait_for(server: Server) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
+from relay import relaying
 from sshd import Server, boots, free_port, make_key, serving
 
 from bigmachine.addresses import Address
@@ -49,8 +51,9 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 class Cluster:
     """As much of a cluster as a system sees."""
 
-    def __init__(self, name: str = "c-1") -> None:
+    def __init__(self, name: str = "c-1", *, lease_seconds: float = 30.0) -> None:
         self.name = name
+        self.lease_seconds = lease_seconds
         self.authority = Authority()
         self.credentials = self.authority.issue("driver-1")
 
@@ -63,7 +66,7 @@ class Cluster:
             "id": host_id,
             "credentials": asdict(self.authority.issue(host_id)),
             "boot_seconds": 30.0,
-            "lease_seconds": 30.0,
+            "lease_seconds": self.lease_seconds,
         }
 
     async def hello(self, sock: socket.socket, subject: str) -> dict[str, Any]:
@@ -244,16 +247,7 @@ async def test_what_is_killed_ends_at_once(server: Server):
 async def test_what_is_killed_ends_at_once_when_its_supervisor_runs_too(server: Server):
     cluster = Cluster()
     async with hosts_of(system_of(server), cluster.request(1)) as [host]:
-        ready = await bootstrap(
-            host,
-            tls=client_context(cluster.credentials),
-            subject=host.id,
-            config={"cluster": cluster.name, "lease_seconds": 30.0, "gateway": host.gateway},
-            layers=runtime_layers(),
-            python=sys.version_info[:2],
-            seconds=20.0,
-        )
-        supervisor = psutil.Process(ready.pid)
+        supervisor = await bring_up(cluster, host)
         host.kill()
         await until(lambda: not boots() and not supervisor.is_running(), 5.0)
     assert not list((server.home / ".cache" / "bigmachine" / "clusters").iterdir())
@@ -296,6 +290,136 @@ async def test_a_connection_that_breaks_is_said(server: Server, tmp_path: Path):
                 await host.wait_closed()
             assert "lost" in host.cause()
             await until(lambda: not boots())
+
+
+# Connections that are lost.
+
+
+async def bring_up(cluster: Cluster, host: SSHHost, lease_seconds: float = 30.0) -> psutil.Process:
+    """Have the boot file start its supervisor, and return that."""
+    ready = await bootstrap(
+        host,
+        tls=client_context(cluster.credentials),
+        subject=host.id,
+        config={
+            "cluster": cluster.name,
+            "lease_seconds": lease_seconds,
+            "gateway": host.gateway,
+        },
+        layers=runtime_layers(),
+        python=sys.version_info[:2],
+        seconds=20.0,
+    )
+    return psutil.Process(ready.pid)
+
+
+async def answers(cluster: Cluster, sock: socket.socket, subject: str) -> bool:
+    """Whether a socket leads to the host's supervisor: who proves to be it, when asked."""
+    await asyncio.get_running_loop().sock_sendall(sock, frames.preamble("host"))
+    _, writer = await asyncio.open_connection(
+        sock=sock, ssl=client_context(cluster.credentials), server_hostname=subject
+    )
+    writer.transport.abort()
+    return True
+
+
+@in_loop
+async def test_a_tunnelled_host_lives_on_when_its_connection_breaks(server: Server, tmp_path: Path):
+    cluster = Cluster()
+    with serving(tmp_path / "b", keys=server.keys) as other:
+        system = system_of(other, tunnel="always")
+        async with hosts_of(system, cluster.request(1)) as [host]:
+            supervisor = await bring_up(cluster, host)
+            for _ in range(2):
+                other.kill_sessions()
+                async with asyncio.timeout(END_SECONDS):
+                    assert await host.rejoin()
+                assert await answers(cluster, await host.connect(), host.id)
+                assert host.gateway is not None
+                sock = await connect_through(host.gateway, host.id)
+                assert await answers(cluster, sock, host.id)
+            host.kill()
+            await until(lambda: not boots() and not supervisor.is_running(), 5.0)
+        assert not list((other.home / ".cache" / "bigmachine" / "clusters").iterdir())
+
+
+@in_loop
+async def test_a_connection_that_is_parted_is_given_up_for_another_one(
+    server: Server, tmp_path: Path
+):
+    cluster = Cluster()
+    with serving(tmp_path / "b", keys=server.keys) as other:
+        async with relaying(other) as relay:
+            user = other.name.partition("@")[0]
+            system = system_of(
+                other, hosts=[f"{user}@127.0.0.1:{relay.port}"], tunnel="always", keepalive=2.0
+            )
+            async with hosts_of(system, cluster.request(1)) as [host]:
+                await bring_up(cluster, host)
+                before = other.sessions()
+                relay.part()
+                async with asyncio.timeout(END_SECONDS):
+                    await until(lambda: not any(each.is_running() for each in before))
+                    assert host.gateway is not None
+                    # At the very port that the parted connection had.
+                    sock = await connect_through(host.gateway, host.id)
+                assert await answers(cluster, sock, host.id)
+                assert await host.rejoin()
+                assert await answers(cluster, await host.connect(), host.id)
+
+
+@in_loop
+async def test_a_host_that_ends_while_its_connection_is_lost_is_said_to_have(
+    server: Server, tmp_path: Path
+):
+    cluster = Cluster()
+    with serving(tmp_path / "b", keys=server.keys) as other:
+        async with hosts_of(system_of(other, tunnel="always"), cluster.request(1)) as [host]:
+            supervisor = await bring_up(cluster, host)
+            other.process.suspend()
+            other.kill_sessions()
+            supervisor.kill()
+            await until(lambda: not boots())
+            other.process.resume()
+            assert not await host.rejoin()
+            async with asyncio.timeout(END_SECONDS):
+                await host.wait_closed()
+            assert "unseen" in host.cause()
+
+
+@in_loop
+async def test_a_connection_that_does_not_come_back_within_the_lease_is_the_hosts_end(
+    server: Server, tmp_path: Path
+):
+    cluster = Cluster(lease_seconds=2.0)
+    with serving(tmp_path / "b", keys=server.keys) as other:
+        async with hosts_of(system_of(other, tunnel="always"), cluster.request(1)) as [host]:
+            await bring_up(cluster, host, lease_seconds=2.0)
+            other.stop()
+            async with asyncio.timeout(END_SECONDS):
+                await host.wait_closed()
+            assert "nothing listens at 127.0.0.1" in host.cause()
+            assert "did not come back within the lease of 2 s" in host.cause()
+            assert not await host.rejoin()
+            await until(lambda: not boots())  # which its own lease has ended
+
+
+@in_loop
+async def test_a_host_that_is_reached_directly_is_not_lost_with_its_ssh_connection(
+    server: Server, tmp_path: Path
+):
+    cluster = Cluster(lease_seconds=1.0)
+    with serving(tmp_path / "b", keys=server.keys) as other:
+        async with hosts_of(system_of(other), cluster.request(1)) as [host]:
+            await bring_up(cluster, host, lease_seconds=30.0)
+            other.stop()
+            await until(lambda: "nothing listens" in host.cause())
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1.5):
+                    await host.wait_closed()
+            assert await answers(cluster, await host.connect(), host.id)
+            [boot] = boots()
+            boot.send_signal(signal.SIGUSR2)  # nobody else could tell it now
 
 
 @in_loop

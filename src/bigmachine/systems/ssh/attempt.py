@@ -164,7 +164,8 @@ class Attempt:
             "kbdint_auth": False,
             "connect_timeout": self.settings.connect_seconds,
             "login_timeout": self.settings.connect_seconds,
-            "keepalive_interval": max(1.0, self.settings.alive_seconds / 4),
+            # Lost early enough for another one within the time.
+            "keepalive_interval": max(0.5, self.settings.alive_seconds / 10),
             "keepalive_count_max": 4,
             "request_pty": False,
         }

@@ -19,7 +19,7 @@ from bigmachine.errors import ProvisionError
 from bigmachine.systems.directories import make_directory
 
 if TYPE_CHECKING:
-    from bigmachine.systems.ssh.line import Order
+    from bigmachine.systems.ssh.order import Order
 
 _MAX_SAID_BYTES: Final = 2000
 _MAX_MESSAGE_BYTES: Final = 1 << 20

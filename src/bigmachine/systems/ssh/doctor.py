@@ -19,7 +19,7 @@ from bigmachine.systems.bootfile import OLDEST_PYTHON
 from bigmachine.systems.checks import Check, Verdict
 from bigmachine.systems.ssh import host_problems
 from bigmachine.systems.ssh.connect import Connected, Jumps, connect
-from bigmachine.systems.ssh.line import LOOPBACK
+from bigmachine.systems.ssh.order import LOOPBACK
 from bigmachine.systems.ssh.problems import HostError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bigmachine.systems.base import Host
 from bigmachine.systems.ssh import host_problems
-from bigmachine.systems.ssh.line import LOOPBACK
+from bigmachine.systems.ssh.order import LOOPBACK
 from bigmachine.systems.ssh.problems import HostError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ DIRECT_SECONDS: Final = 1.5
 """How long a host may take to be reached directly, until it is a tunnel."""
 
 _FRESH_SECONDS: Final = 1.0  # a connection may be kept so long before it says what it wants
+_REJOIN_SECONDS: Final = 0.2  # between attempts to reach a host anew
 
 
 class SSHHost(Host):
@@ -37,10 +38,18 @@ class SSHHost(Host):
         line: The driver's end of its line.
         up: What the switchboard said when it was up.
         tunnel: The switchboard's Unix socket.
+        lease_seconds: How long what runs on it lives without a word of the driver's.
     """
 
     def __init__(
-        self, name: HostName, host_id: str, line: LineHolder, up: Mapping[str, Any], tunnel: str
+        self,
+        name: HostName,
+        host_id: str,
+        line: LineHolder,
+        up: Mapping[str, Any],
+        *,
+        tunnel: str,
+        lease_seconds: float,
     ) -> None:
         self.id = host_id
         self.name = name
@@ -51,7 +60,8 @@ class SSHHost(Host):
         self._place = Place(up["address"] or name.name, int(up["facts"]["port"]))
         self._line = line
         self._probe: tuple[float, socket.socket] | None = None
-        self._ended: asyncio.Task[Mapping[str, Any] | None] | None = None
+        self._lease_seconds = lease_seconds
+        self._following: asyncio.Task[None] | None = None
         self._cause = ""
         self._released = False
 
@@ -118,23 +128,53 @@ class SSHHost(Host):
         assert self.tunnel is not None
         return await connect_through(self.tunnel, self.id)
 
+    async def rejoin(self) -> bool:
+        """Wait until a tunnel leads to it again; see `Host.rejoin`."""
+        while not (self.direct or self._released or self._has_ended):
+            try:
+                sock = await self._through()
+            except OSError:
+                await asyncio.sleep(_REJOIN_SECONDS)
+            else:
+                self._drop_probe()
+                self._probe = (asyncio.get_running_loop().time(), sock)
+                return True
+        return False
+
     # Its end
 
     def follow(self) -> None:
         """Begin to listen to what becomes of it."""
-        self._ended = asyncio.ensure_future(self._line.receive())
-        self._ended.add_done_callback(self._on_ended)
+        self._following = asyncio.ensure_future(self._follow())
 
-    def _on_ended(self, done: asyncio.Task[Mapping[str, Any] | None]) -> None:
-        self._line.close()
-        self._drop_probe()
-        message = None if done.cancelled() else done.result()
-        if message is not None and "ended" in message:
-            self._cause = _cause(message["ended"])
+    async def _follow(self) -> None:
+        """Return when the host has ended, or was out of reach for as long as its lease."""
+        end: float | None = None
+        try:
+            while True:
+                async with asyncio.timeout_at(end):
+                    message = await self._line.receive()
+                if message is None:
+                    return
+                if "ended" in message:
+                    self._cause = _cause(message["ended"])
+                    return
+                if "back" in message:
+                    end, self._cause = None, ""
+                elif "away" in message:
+                    if end is None and not self.direct:
+                        end = asyncio.get_running_loop().time() + self._lease_seconds
+                    why = f": {message['away']}" if message["away"] else ""
+                    self._cause = f"the SSH connection is lost{why}"
+        except TimeoutError:
+            self._cause += f"; it did not come back within the lease of {self._lease_seconds:g} s"
+        finally:
+            self._line.close()
+            self._drop_probe()
 
     @property
     def is_released(self) -> bool:
-        """Whether the driver has let it go. One whose SSH connection is lost may still be used."""
+        """Whether the driver has let it go."""
         return self._released
 
     async def stop(self, timeout: float) -> None:
@@ -150,9 +190,13 @@ class SSHHost(Host):
         self._line.release()
 
     async def wait_closed(self) -> None:
-        """Wait until the boot file has ended, or the connection has."""
-        if self._ended is not None:
-            await asyncio.wait((self._ended,))
+        """Wait until the boot file has ended, as far as that can be seen."""
+        if self._following is not None:
+            await asyncio.wait((self._following,))
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._following is None or self._following.done()
 
     def cause(self) -> str:
         """Return how it ended, as far as the SSH connection has shown."""
@@ -192,8 +236,8 @@ class Place:
 
 def _cause(ended: Mapping[str, Any]) -> str:
     said = f": {ended['said']}" if ended.get("said") else ""
-    if ended.get("lost"):
-        return f"the SSH connection was lost{said}"
+    if ended.get("status") is None and not ended.get("signal"):
+        return "its boot file ended, unseen, for the SSH connection had been lost"
     if ended.get("signal"):
         return f"its boot file was killed by SIG{ended['signal']}{said}"
     return f"its boot file ended with exit code {ended.get('status')}{said}"

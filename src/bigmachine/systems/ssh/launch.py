@@ -128,7 +128,14 @@ class Launch:
                 raise self._held.board.failure(name.text)
             if "problem" in up:
                 raise HostError(Problem.from_mapping(up["problem"]))
-            host = SSHHost(name, host_id, line, up["up"], self._held.board.gateway)
+            host = SSHHost(
+                name,
+                host_id,
+                line,
+                up["up"],
+                tunnel=self._held.board.gateway,
+                lease_seconds=float(order.boot["lease_seconds"]),
+            )
             host.capacity, host.maxprocs = self._system.learn(name, int(host.facts["cpus"]))
             await host.find_way(self._system.tunnel)
         except BaseException:

@@ -1,4 +1,4 @@
-"""One host, inside the switchboard's process: its SSH connection and the boot file that runs there.
+"""One host, inside the switchboard's process: its SSH connections and the boot file.
 
 The driver orders a line over a Unix socket of its own, and what happens on it comes back, each a
 JSON object in a line::
@@ -6,10 +6,13 @@ JSON object in a line::
     driver ── {"host", "settings", "subject", "python", "tunnel", "boot"} ──▶ switchboard
            ◀── {"problem"}: why the host cannot be used; then the end ──────
            ◀── {"up"}: what the boot file says of the host, and the ways to it ──
-           ◀── {"ended"}: how the boot file ended, or the connection ──────
+           ◀── {"away"}: the connection is lost, and why there is no other yet ──
+           ◀── {"back"}: there is another ──────
+           ◀── {"ended"}: how the boot file ended ──────
 
 The driver's end of that socket holds the host: when it is closed, whoever closes it, what runs on
-the host is ended and the connection closed.
+the host is ended and the connection closed. A connection that is lost is made anew for as long as
+the driver holds the host; what runs there lives as long as its lease.
 """
 
 from __future__ import annotations
@@ -19,77 +22,42 @@ import contextlib
 import json
 import logging
 import random
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
-from bigmachine.systems import bootfile
-from bigmachine.systems.ssh import host_problems
 from bigmachine.systems.ssh.connect import Connected, Jumps, connect
-from bigmachine.systems.ssh.hosts import HostName, parse
+from bigmachine.systems.ssh.feeding import Feeding
+from bigmachine.systems.ssh.hosts import parse
+from bigmachine.systems.ssh.order import LOOPBACK, Order
 from bigmachine.systems.ssh.problems import HostError, Problem
-from bigmachine.systems.ssh.settings import ConnectSettings
+from bigmachine.systems.ssh.vigil import Vigil
 
 if TYPE_CHECKING:
     import asyncssh
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK: Final = "127.0.0.1"
-UP_SECONDS: Final = 30.0
-"""How long the boot file may take, once there is a connection, until it listens."""
 END_SECONDS: Final = 2.0
 """How long what runs on a host may take to end when it is told to."""
-END_SIGNAL: Final = "USR2"
-"""Tells the boot file to end everything at once (`bigmachine.boot`)."""
 TUNNEL_SECONDS: Final = 10.0
-"""How long the host's SSH server may take to open a tunnel."""
+"""How long it may take to open a tunnel; where the connection is lost, to have another one."""
+OWN_SECONDS: Final = 30.0
+"""How long a host may take to say how it was reached."""
 
 RETRY_SECONDS: Final = (0.1, 0.3, 0.6, 1.0)
 """Between attempts to connect, when the server hangs up (MaxStartups)."""
+AGAIN_SECONDS: Final = (0.1, 0.3, 1.0, 2.0, 4.0)
+"""Between attempts to connect anew, when a connection was lost."""
+AGAIN_CONNECT_SECONDS: Final = 6.0
+"""How long one of them may take: one that begins when the network is back is the fastest."""
+GATEWAY_SECONDS: Final = (0.0, 0.1, 0.3, 0.6, 1.0)
+"""Before attempts to have the old port again, which the server may just be about to let go."""
 
-_MAX_SAID_BYTES: Final = 4096
 _PIECE_BYTES: Final = 65536
 
 Route = Callable[[Any, Any], Coroutine[Any, Any, None]]
 """Takes a connection, as a reader and a writer, to where its preamble says."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What the driver wants.
-
-    Attributes:
-        host: The host, as the user names it.
-        settings: How to connect.
-        subject: Who it will be in the cluster.
-        python: The interpreter that runs the boot file.
-        tunnel: Whether there may, must or must not be tunnels.
-        boot: The boot file's configuration.
-    """
-
-    host: str
-    settings: ConnectSettings
-    subject: str
-    python: str
-    tunnel: Literal["auto", "always", "never"]
-    boot: Mapping[str, Any]
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return it as what fits into JSON."""
-        return {
-            "host": self.host,
-            "settings": self.settings.to_mapping(),
-            "subject": self.subject,
-            "python": self.python,
-            "tunnel": self.tunnel,
-            "boot": dict(self.boot),
-        }
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Order:
-        """Rebuild it from `to_mapping`."""
-        return cls(**{**values, "settings": ConnectSettings.from_mapping(values["settings"])})
 
 
 class Line:
@@ -103,14 +71,15 @@ class Line:
 
     def __init__(self, order: Order, jumps: Jumps, route: Route) -> None:
         self.order = order
+        self._name = parse(order.host)
         self._jumps = jumps
         self._route = route
         self._connection: asyncssh.SSHClientConnection | None = None
-        self._process: asyncssh.SSHClientProcess[bytes] | None = None
+        self._run: Feeding | Vigil = Feeding(order)
+        self._is_there = asyncio.Event()  # there is a connection, as far as is known
         self._port = 0
         self._pid = 0
-        self._said = bytearray()
-        self._stderr: asyncio.Future[None] | None = None
+        self._gateway_port = 0
 
     def __repr__(self) -> str:
         return f"<Line to {self.order.host} as {self.order.subject} port={self._port}>"
@@ -121,130 +90,102 @@ class Line:
         Raises:
             HostError: The host cannot be used.
         """
-        name = parse(self.order.host)
-        connected = await self._connect(name)
+        connected = await self._connect()
         self._connection = connected.ssh
+        assert isinstance(self._run, Feeding)
         facts, gateway, own = await asyncio.gather(
-            self._boot(connected.ssh),
+            self._run.begin(connected.ssh),
             self._open_gateway(connected.ssh),
             _nothing() if connected.peer else _own_address(connected.ssh),
         )
-        self._port, self._pid = int(facts["port"]), int(facts["pid"])
+        self._port, self._pid, self._gateway_port = int(facts["port"]), int(facts["pid"]), gateway
+        self._is_there.set()
         return {
             "facts": facts,
-            "gateway": gateway,
+            "gateway": f"{LOOPBACK}:{gateway}" if gateway else None,
             "address": connected.peer or own,
             "direct": bool(connected.peer),
         }
 
-    async def _connect(self, name: HostName) -> Connected:
+    async def _connect(self) -> Connected:
         """Connect; again when the server hangs up: it does at random when many come at once."""
         for pause in RETRY_SECONDS:
             try:
-                return await connect(name, self.order.settings, self._jumps)
+                return await connect(self._name, self.order.settings, self._jumps)
             except HostError as error:
                 if error.problem.kind != "dropped":
                     raise
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
-        return await connect(name, self.order.settings, self._jumps)
+        return await connect(self._name, self.order.settings, self._jumps)
 
-    async def _open_gateway(self, connection: asyncssh.SSHClientConnection) -> str | None:
-        """Have the host listen for what its machines want of others; None if that is forbidden."""
+    async def _open_gateway(self, connection: asyncssh.SSHClientConnection, port: int = 0) -> int:
+        """Have the host listen for what its machines want of others; 0 if that is forbidden."""
         import asyncssh
 
         if self.order.tunnel == "never":
-            return None
+            return 0
         try:
             listener = await connection.start_server(
-                lambda _host, _port: self._route, LOOPBACK, 0, encoding=None
+                lambda _host, _port: self._route, LOOPBACK, port, encoding=None
             )
         except (asyncssh.ChannelListenError, asyncssh.Error, OSError) as error:
             logger.info("%s: no gateway there: %s", self.order.host, error)
-            return None
-        return f"{LOOPBACK}:{listener.get_port()}"
-
-    # The boot file
-
-    async def _boot(self, connection: asyncssh.SSHClientConnection) -> dict[str, Any]:
-        """Run the boot file until it listens; return what it says of the host."""
-        import asyncssh
-
-        payload = bootfile.payload(self.order.boot)
-        try:
-            async with asyncio.timeout(UP_SECONDS):
-                process = await connection.create_process(
-                    bootfile.command(self.order.python), encoding=None
-                )
-                self._process = process
-                process.stdin.write(payload)
-                return await self._listen(process)
-        except TimeoutError as error:
-            problem = host_problems.SLOW.of(self.order.host, self._text(), seconds=UP_SECONDS)
-            raise HostError(problem) from error
-        except asyncssh.ChannelOpenError as error:
-            problem = host_problems.NO_SESSION.of(self.order.host, error.reason)
-            raise HostError(problem) from error
-        except (asyncssh.Error, OSError) as error:
-            problem = host_problems.LOST.of(self.order.host, f"{error} {self._text()}")
-            raise HostError(problem) from error
-
-    async def _listen(self, process: asyncssh.SSHClientProcess[bytes]) -> dict[str, Any]:
-        self._stderr = asyncio.ensure_future(self._remember(process.stderr))
-        while line := await process.stdout.readline():
-            said = bootfile.read_line(line)
-            if said is None:
-                self._note(line)
-            elif "error" in said:
-                raise HostError(host_problems.of_boot(self.order.host, self.order.python, said))
-            else:
-                return said
-        await self._stderr
-        await process.wait_closed()
-        raise HostError(self._of_shell(process))
-
-    def _of_shell(self, process: asyncssh.SSHClientProcess[bytes]) -> Problem:
-        signal = process.exit_signal
-        return host_problems.of_shell(
-            self.order.host,
-            self.order.python,
-            process.exit_status,
-            signal[0] if signal else "",
-            self._text(),
-        )
-
-    async def _remember(self, stream: Any) -> None:
-        """Keep the end of what comes; read all of it, so that nobody over there has to wait."""
-        while piece := await stream.read(_PIECE_BYTES):
-            self._note(piece)
-
-    def _note(self, piece: bytes) -> None:
-        self._said += piece
-        del self._said[:-_MAX_SAID_BYTES]
-
-    def _text(self) -> str:
-        return self._said.decode("utf-8", "replace").strip()
+            return 0
+        return listener.get_port()
 
     # Its life
 
-    async def wait_ended(self) -> dict[str, Any]:
-        """Return how the boot file ended, or that the connection was lost before it did."""
-        import asyncssh
+    async def wait_ended(self) -> dict[str, Any] | None:
+        """Return how the boot file ended; None: the connection was lost before it did."""
+        ended = await self._run.wait_ended()
+        if ended is None:
+            self._lose()
+        return ended
 
-        process = self._process
-        assert process is not None
-        assert self._stderr is not None
-        with contextlib.suppress(asyncssh.Error, OSError):
-            await asyncio.gather(self._remember(process.stdout), self._stderr)
-            await process.wait_closed()
-        signal = process.exit_signal
-        if process.exit_status is None and not signal:
-            return {"lost": True, "said": self._text()}
-        return {
-            "lost": False,
-            "status": process.exit_status,
-            "signal": signal[0] if signal else "",
-            "said": self._text(),
-        }
+    def _lose(self) -> None:
+        """Note that the connection is of no use any more."""
+        self._is_there.clear()
+        self._run.close()
+        if self._connection is not None:
+            self._connection.close()
+
+    async def come_back(self) -> AsyncIterator[Problem]:
+        """Connect anew, until that works; yields why it did not, each time."""
+        seconds = min(self.order.settings.connect_seconds, AGAIN_CONNECT_SECONDS)
+        settings = replace(self.order.settings, connect_seconds=seconds)
+        attempt = 0
+        while True:
+            try:
+                connected = await connect(self._name, settings, self._jumps)
+                await self._take_up(connected.ssh)
+            except HostError as error:
+                yield error.problem
+            else:
+                return
+            pause = AGAIN_SECONDS[min(attempt, len(AGAIN_SECONDS) - 1)]
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+            attempt += 1
+
+    async def _take_up(self, connection: asyncssh.SSHClientConnection) -> None:
+        """Use a connection in place of the one that was lost."""
+        run = Vigil(self.order, self._pid)
+        try:
+            await run.begin(connection)
+            if self._gateway_port:
+                await self._open_gateway_again(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._run = connection, run
+        self._is_there.set()
+
+    async def _open_gateway_again(self, connection: asyncssh.SSHClientConnection) -> None:
+        """Have the host listen where its machines know of."""
+        for pause in GATEWAY_SECONDS:
+            await asyncio.sleep(pause)
+            if await self._open_gateway(connection, self._gateway_port):
+                return
+        logger.warning("%s: its machines reach no other host any more", self.order.host)
 
     async def open_tunnel(self) -> tuple[Any, Any]:
         """Return a reader and a writer to the host's endpoint.
@@ -254,43 +195,40 @@ class Line:
         """
         import asyncssh
 
-        if self._connection is None or not self._port:
+        if not self._port:
             raise ConnectionRefusedError("the host is not up")
         try:
             async with asyncio.timeout(TUNNEL_SECONDS):
-                return await self._connection.open_connection(LOOPBACK, self._port, encoding=None)
-        except asyncssh.ChannelOpenError as error:
-            raise ConnectionRefusedError(error.reason) from error
-        except (asyncssh.Error, ConnectionError) as error:
-            raise ConnectionResetError(f"the SSH connection is lost: {error}") from error
+                while True:
+                    await self._is_there.wait()
+                    connection = self._connection
+                    assert connection is not None
+                    try:
+                        return await connection.open_connection(LOOPBACK, self._port, encoding=None)
+                    except (asyncssh.Error, OSError) as error:
+                        if not connection.is_closed():
+                            reason = getattr(error, "reason", "") or str(error)
+                            raise ConnectionRefusedError(reason) from error
+                    if connection is self._connection:
+                        self._is_there.clear()
+        except TimeoutError as error:
+            if self._is_there.is_set():
+                raise
+            raise ConnectionResetError("the SSH connection is lost") from error
 
     async def end(self) -> None:
         """End what runs on the host, as far as that can be reached, and close the connection."""
-        process, connection = self._process, self._connection
+        connection = self._connection
         if connection is None:
             return
-        if process is not None and self._port and process.exit_status is None:
+        if self._is_there.is_set():
             with contextlib.suppress(Exception):  # whatever it is, closing comes next
                 async with asyncio.timeout(END_SECONDS):
-                    await self._signal(connection, process)
-                    await process.wait_closed()
-        if self._stderr is not None:
-            self._stderr.cancel()
-        connection.close()
+                    await self._run.end()
+        self._lose()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(END_SECONDS):
                 await connection.wait_closed()
-
-    async def _signal(
-        self, connection: asyncssh.SSHClientConnection, process: asyncssh.SSHClientProcess[bytes]
-    ) -> None:
-        """Tell the boot file to end, by a command: not every server passes signals on."""
-        import asyncssh
-
-        try:
-            await connection.run(f"kill -{END_SIGNAL} {self._pid}")
-        except asyncssh.ChannelOpenError:  # it has a limit of one session, say
-            process.send_signal(END_SIGNAL)
 
 
 async def serve_line(
@@ -332,13 +270,18 @@ async def _live(line: Line, writer: asyncio.StreamWriter) -> None:
         await _tell(writer, {"problem": problem.to_mapping()})
         return
     await _tell(writer, {"up": up})
-    await _tell(writer, {"ended": await line.wait_ended()})
+    while (ended := await line.wait_ended()) is None:
+        await _tell(writer, {"away": ""})
+        async for problem in line.come_back():
+            await _tell(writer, {"away": problem.what})
+        await _tell(writer, {"back": True})
+    await _tell(writer, {"ended": ended})
 
 
 async def _own_address(connection: asyncssh.SSHClientConnection) -> str:
     """Return under which address the host was connected to, as its SSH server knows it."""
     with contextlib.suppress(Exception):  # it is nice to have
-        async with asyncio.timeout(UP_SECONDS):
+        async with asyncio.timeout(OWN_SECONDS):
             done = await connection.run("echo $SSH_CONNECTION")
             return str(done.stdout).split()[2]
     return ""

@@ -22,7 +22,7 @@ class ConnectSettings:
         jump: Hosts to connect through, with commas between; None leaves it to the configuration.
         config: An SSH configuration; None: ``~/.ssh/config``.
         connect_seconds: How long a host may take to let us in.
-        alive_seconds: A connection on which nothing comes for so long is lost.
+        alive_seconds: A connection on which nothing comes for half as long is lost.
     """
 
     user: str | None = None

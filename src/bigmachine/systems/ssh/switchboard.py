@@ -30,7 +30,8 @@ from typing import Any, Final
 
 from bigmachine import osdep
 from bigmachine.systems.ssh.connect import Jumps
-from bigmachine.systems.ssh.line import Line, Order, serve_line
+from bigmachine.systems.ssh.line import Line, serve_line
+from bigmachine.systems.ssh.order import Order
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from bigmachine.systems.ssh.board import Board
 from bigmachine.systems.ssh.connect import require_asyncssh
 from bigmachine.systems.ssh.hosts import HostName, parse_all, read_file
 from bigmachine.systems.ssh.launch import Held, Launch
-from bigmachine.systems.ssh.line import LOOPBACK, Order
+from bigmachine.systems.ssh.order import LOOPBACK, Order
 from bigmachine.systems.ssh.problems import Problem, provision_error
 from bigmachine.systems.ssh.settings import CONNECT_SECONDS, ConnectSettings
 
