@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from bigmachine.futures import Future
     from bigmachine.info import DiskInfo, Info, LoadInfo, MemInfo, local_info
     from bigmachine.lines import OutputLine
-    from bigmachine.machine import Machine, Machines
+    from bigmachine.machine import Machine
+    from bigmachine.machines import Machines
     from bigmachine.rpc.streams import Stream
     from bigmachine.version import VERSION as __version__  # noqa: N811
 
@@ -64,7 +65,7 @@ _HOMES = {
     "LocalProtocolError": "errors",
     "Machine": "machine",
     "MachineStoppedError": "errors",
-    "Machines": "machine",
+    "Machines": "machines",
     "MemInfo": "info",
     "NoSuchMethodError": "errors",
     "NoSuchServiceError": "errors",

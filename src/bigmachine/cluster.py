@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from bigmachine.driver.behind import Behind
     from bigmachine.host.messages import MachineIdentity, Program
     from bigmachine.image.build import Image
-    from bigmachine.machine import Machine, Machines
+    from bigmachine.machine import Machine
+    from bigmachine.machines import Machines
     from bigmachine.systems.base import System
 
 __all__ = ["Cluster", "enter_machine", "is_driver", "redial", "start"]
@@ -205,7 +206,8 @@ class Cluster:
             PayloadError: A service cannot be pickled; ``path`` names the attribute.
         """
         from bigmachine.driver.orders import Orders, host_config
-        from bigmachine.machine import Machine, Machines
+        from bigmachine.machine import Machine
+        from bigmachine.machines import Machines
         from bigmachine.service import ServiceTable
 
         self._check_usable()

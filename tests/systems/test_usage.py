@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import bigmachine as bm
-from bigmachine.machine import Machines
+from bigmachine.machines import Machines
 
 
 class Service:
