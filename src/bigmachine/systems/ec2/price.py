@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.systems.ec2.plan import count
@@ -62,20 +63,29 @@ async def on_demand_price(api: Api, name: str) -> float | None:
         "tenancy": "Shared",
         "preInstalledSw": "NA",
         "capacitystatus": "Used",
+        "marketoption": "OnDemand",
     }
     filters = [{"Type": "TERM_MATCH", "Field": key, "Value": v} for key, v in wanted.items()]
+
+    def pages() -> list[dict[str, Any]]:
+        client = api.client("pricing", attempts=2, region_name=PRICING_REGION)
+        paginator = client.get_paginator("get_products")  # a page may be empty before others
+        return list(paginator.paginate(ServiceCode="AmazonEC2", Filters=filters))
+
     try:
-        answer = await api.run(
-            lambda: api.client("pricing", attempts=2, region_name=PRICING_REGION).get_products(
-                ServiceCode="AmazonEC2", Filters=filters
-            )
-        )
-        return _dollars(json.loads(answer["PriceList"][0]))
+        products = [json.loads(text) for page in await api.run(pages) for text in page["PriceList"]]
+        return min(price for product in products for price in _hourly(product))
     except Exception:
         return None
 
 
-def _dollars(product: dict[str, Any]) -> float:
-    (offer,) = product["terms"]["OnDemand"].values()
-    (dimension,) = offer["priceDimensions"].values()
-    return float(dimension["pricePerUnit"]["USD"])
+def _hourly(product: dict[str, Any]) -> Iterator[float]:
+    """Yield what an hour of a product costs on demand, in dollars; its reservations are left out.
+
+    https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-price-list-query-api.html
+    """
+    for offer in product["terms"].get("OnDemand", {}).values():
+        for dimension in offer["priceDimensions"].values():
+            price = float(dimension["pricePerUnit"].get("USD", 0.0))
+            if dimension["unit"] == "Hrs" and price > 0.0:  # 0: what was paid for otherwise
+                yield price

@@ -31,7 +31,7 @@ PATIENCE: Final = 3.0
 STATUS_SECONDS: Final = 30.0
 """How often EC2 is asked whether a silent instance is impaired."""
 _FIRST_PAUSE_SECONDS: Final = 0.05
-_LAST_PAUSE_SECONDS: Final = 0.5
+_LAST_PAUSE_SECONDS: Final = 0.2
 
 
 class Reach:
