@@ -7,6 +7,7 @@ credentials and nothing else (`bigmachine.systems.bootfile`). It listens, and th
            ◀── hello: what this host is ─────────
            ── offer: the runtime's layers, a Python ─▶   with their listings
            ◀── answer: what is lacking ──────────
+           ── from: a host that sends them, or none ▶
            ── packs ────────────────────────────────▶    verified, unpacked into the cache
            ◀── ready: the supervisor's first words ─     it has the listening socket by now
            ── taken ────────────────────────────────▶
@@ -16,7 +17,8 @@ Afterwards this process guards the supervisor: when that has ended, however it d
 left, removes the cluster's directory, and does what the host is to do at its end.
 
 What always holds: if no supervisor runs within ``boot_seconds``, all is undone and this process
-ends. Who is no driver of the cluster is read to the end of a handshake at most, and delays nobody.
+ends. Who is neither the driver nor that host is read to the end of a handshake at most, and delays
+nobody. What the host sends is held to hashes of the driver's.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 PREAMBLE = b"bigmachine/1 boot".ljust(64, b"\0")
 PREAMBLE_SECONDS = 2.0
 HANDSHAKE_SECONDS = 10.0
-MAX_PEERS = 256  # who have not proved to be the driver; one more costs the oldest his place
+MAX_PEERS = 256  # who have not proved who they are; one more costs the oldest his place
 ANSWER_SECONDS = 20.0  # of the driver, of the supervisor, of an interpreter
 MARGIN_SECONDS = 10.0  # of the guardian's patience, beyond the supervisor's lease
 KILL_SECONDS = 5.0
@@ -150,14 +152,13 @@ class Boot:
     def run(self) -> int:
         """Do all of it, and return the exit code."""
         become_subreaper()
-        context = tls(self.config["credentials"])
+        self.context = tls(self.config["credentials"])
         listener = listen(self.config.get("listen") or "", int(self.config.get("port") or 0))
         say({**self.facts(), "port": listener.getsockname()[1]})
         boot_socket = None
         while boot_socket is None:
-            driver = accept_driver(listener, context)
+            driver = accept(listener, self.context)
             try:
-                driver.settimeout(ANSWER_SECONDS)
                 boot_socket = self.serve(driver, listener)
             except Failure as error:
                 with contextlib.suppress(OSError):
@@ -209,10 +210,14 @@ class Boot:
             send(driver, {**answer, "interpreter": python})
             if python is None and not shipped:
                 continue  # the driver may have one to offer
+            host = receive(driver)["from"] if lacks else ""
+            source = accept(listener, self.context, host) if host else driver
             for layer in lacks:
-                self.cache.receive(layer, driver)
+                self.cache.receive(layer, source)
                 if not self.hold(layer):
                     raise Failure("directory", f"{self.cache.root} loses files")
+            if host:
+                source.close()
             if python is None:
                 path = os.path.join(self.cache.tree(str(shipped)), "bin", "python" + wanted)
                 python = try_python(path, wanted)
@@ -374,15 +379,15 @@ def listen(address: str, port: int) -> socket.socket:
 
 
 class Peer:
-    """Who has connected, and has not proved to be the driver yet."""
+    """Who has connected, and has not proved who it is yet."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock: socket.socket | ssl.SSLSocket = sock
         self.preamble = b""
         self.deadline = time.monotonic() + PREAMBLE_SECONDS
 
-    def step(self, context: ssl.SSLContext) -> bool:
-        """Get on with it; whether it has proved to be the driver.
+    def step(self, context: ssl.SSLContext, expected: tuple[str, ...]) -> bool:
+        """Get on with it; whether it is expected.
 
         Raises:
             OSError: It is not; or `ssl` or the socket want to wait.
@@ -401,13 +406,13 @@ class Peer:
             self.deadline = time.monotonic() + HANDSHAKE_SECONDS
         sock.do_handshake()
         names: Any = (sock.getpeercert() or {}).get("subjectAltName", ())
-        if len(names) != 1 or names[0][0] != "DNS" or not names[0][1].startswith("driver-"):
-            raise OSError("no driver, but another host")
+        if len(names) != 1 or names[0][0] != "DNS" or not names[0][1].startswith(expected):
+            raise OSError("no driver")
         return True
 
 
-def accept_driver(listener: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """Find the driver among those who connect; all others are dropped then."""
+def accept(listener: socket.socket, context: ssl.SSLContext, *hosts: str) -> ssl.SSLSocket:
+    """Find the driver, or a host, among those who connect; all others are dropped then."""
     peers: dict[int, Peer] = {}
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
@@ -418,7 +423,7 @@ def accept_driver(listener: socket.socket, context: ssl.SSLContext) -> ssl.SSLSo
         with contextlib.suppress(OSError):
             peers.pop(fd).sock.close()
 
-    def accept() -> None:
+    def admit() -> None:
         sock, _ = listener.accept()
         sock.setblocking(False)
         if len(peers) >= MAX_PEERS:  # first who has not even said what it wants
@@ -432,8 +437,9 @@ def accept_driver(listener: socket.socket, context: ssl.SSLContext) -> ssl.SSLSo
                 fd = key.fd
                 try:
                     if fd == listener.fileno():
-                        accept()
-                    elif fd in peers and peers[fd].step(context):
+                        admit()
+                    elif fd in peers and peers[fd].step(context, ("driver-", *hosts)):
+                        peers[fd].sock.settimeout(ANSWER_SECONDS)
                         return peers.pop(fd).sock  # type: ignore[return-value]
                 except (BlockingIOError, ssl.SSLWantReadError):
                     pass
@@ -564,12 +570,12 @@ class Cache:
             return None
         return held
 
-    def receive(self, layer: Layer, driver: socket.socket) -> None:
+    def receive(self, layer: Layer, source: socket.socket) -> None:
         """Take a layer's packs and unpack them; it appears here when all is well."""
         with self.explained():
             path, held = self.make_directory("tmp", "boot-" + os.urandom(8).hex())
             try:
-                unpack(os.path.join(path, "tree"), layer, packs(layer, driver))
+                unpack(os.path.join(path, "tree"), layer, packs(layer, source))
                 with open(os.path.join(path, "listing.json"), "wb") as file:
                     file.write(layer.text)
                 final = os.path.dirname(self.tree(layer.digest))
@@ -625,13 +631,13 @@ def lock(path: str, how: int) -> int:
     return fd
 
 
-def packs(layer: Layer, driver: socket.socket) -> Iterator[bytes]:
+def packs(layer: Layer, source: socket.socket) -> Iterator[bytes]:
     """Receive a layer's packs, in their order, each held to its hash."""
     for number, (digest, size, *_) in enumerate(layer.packs):
-        message = receive(driver)
+        message = receive(source)
         if (message["layer"], message["pack"]) != (layer.digest, number):
             raise ValueError(f"pack {number} of layer {layer.digest} was expected")
-        raw = receive_bytes(driver, message, size)
+        raw = receive_bytes(source, message, size)
         if len(raw) != size or hashlib.sha256(raw).hexdigest() != digest:
             raise Failure("layer", f"pack {number} of layer {layer.digest} is damaged")
         yield raw

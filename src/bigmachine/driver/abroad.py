@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.addresses import HOST_TARGET
+from bigmachine.driver.relay import Relay
 from bigmachine.driver.translate import translate
 from bigmachine.wire import frames
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from bigmachine.image.build import Image
     from bigmachine.image.listing import Layer
     from bigmachine.image.platforms import Platform
+    from bigmachine.rpc.client import Client
     from bigmachine.rpc.dialer import Dialer
     from bigmachine.security.credentials import Credentials
     from bigmachine.systems.base import Host, System
@@ -83,6 +85,7 @@ class Abroad:
         self._runtime_layers: asyncio.Task[Sequence[Layer]] | None = None
         self._images: dict[tuple[str, Platform], asyncio.Task[Image]] = {}
         self._servers: dict[str, ImageServer] = {}
+        self._relay = Relay()
         self._keeper: Keeper | None = None
         self._hosts: dict[str, _Settled] = {}
 
@@ -142,6 +145,7 @@ class Abroad:
 
         if host.tunnel is not None:
             self._dialer.use_gateway(host.id, host.tunnel, direct=host.direct)
+        feed = partial(_feed, link.control)
         ready = await bootstrap(
             host,
             tls=self._dialer.context(),
@@ -157,6 +161,7 @@ class Abroad:
             python=sys.version_info[:2],
             seconds=host.boot_seconds,
             system=self._system.name,
+            member=self._relay.join(host.id, feed),
         )
         self._hosts[host.id] = _Settled(ready.address, facts)
         self._keep(host, ready.address)
@@ -190,7 +195,7 @@ class Abroad:
     def part(self, link: HostLink) -> None:
         """Forget a host: it has ended, or is about to."""
         self._hosts.pop(link.host.id, None)
-        self._dialer.forget_gateway(link.host.id)
+        self._relay.leave(link.host.id)
         self._dialer.forget_gateway(link.host.id)
         for server in self._servers.values():
             server.forget(link.host.id)
@@ -240,6 +245,10 @@ class Abroad:
             server = ImageServer(self._runtime, adapted, system=self._system.name)
             self._servers[adapted.digest] = server
         return server
+
+
+async def _feed(control: Client, address: str, packs: Mapping[str, list[int]]) -> None:
+    await control.call("Images.feed", (address, packs))
 
 
 def _build(program: Program, table: ImageTable) -> Image:

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import os
 import socket
 import ssl
-import struct
 import sys
 import time
 import zlib
@@ -27,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.addresses import Address
 from bigmachine.errors import BigmachineError, ProvisionError, UsageError
+from bigmachine.host.bootlink import BOOT_TARGET, BootLink, compressed
 from bigmachine.host.entry import SUPERVISOR_STUB
 from bigmachine.host.messages import HostReady
 from bigmachine.image.interpreter import interpreter_for
@@ -35,23 +34,16 @@ from bigmachine.image.runtime import layers_for
 from bigmachine.wire import frames
 
 if TYPE_CHECKING:
+    from bigmachine.driver.relay import Member
     from bigmachine.image.listing import Layer
     from bigmachine.systems.base import Host
 
-__all__ = ["BOOT_TARGET", "Facts", "bootstrap"]
+__all__ = ["Facts", "bootstrap"]
 
 logger = logging.getLogger(__name__)
 
-BOOT_TARGET: Final = "boot"
-"""Whom a connection to the boot file is for."""
-
-_HANDSHAKE_SECONDS: Final = 10.0
-_CLOSE_SECONDS: Final = 1.0
-_IDLE_SECONDS: Final = 45.0  # for an answer: the supervisor's start is the longest
 _PAUSES_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.5)  # between tries
-_MAX_MESSAGE_BYTES: Final = 8 << 20
 _KEPT_PACKS: Final = 16
-_LENGTH: Final = struct.Struct(">I")
 
 # A certificate is good from a day before it was made, for a month.
 _SLOW_CLOCK_SECONDS: Final = 23 * 3600.0
@@ -87,6 +79,7 @@ async def bootstrap(
     seconds: float,
     python: tuple[int, int] = sys.version_info[:2],
     system: str = "",
+    member: Member | None = None,
 ) -> HostReady:
     """Have the boot file of a host start the supervisor.
 
@@ -100,11 +93,12 @@ async def bootstrap(
         seconds: How long all of it may take.
         python: Which Python is to run there; the driver's own where nothing is said.
         system: The system's name, for errors.
+        member: The host among those that give each other the runtime; None: all comes from here.
 
     Raises:
         ProvisionError: The host's supervisor did not come up.
     """
-    attempt = _Bootstrap(host, tls, subject, config, layers, python, system)
+    attempt = _Bootstrap(host, tls, subject, config, layers, python, system, member)
     return await attempt.run(seconds)
 
 
@@ -122,6 +116,7 @@ class _Bootstrap:
         layers: Layers | Callable[[Facts], Layers],
         python: tuple[int, int],
         system: str,
+        member: Member | None,
     ) -> None:
         self._host = host
         self._tls = tls
@@ -130,6 +125,7 @@ class _Bootstrap:
         self._layers = layers
         self._python = python
         self._system = system
+        self._member = member
         self._got_through = False
         self._last = "nobody has tried yet"
 
@@ -154,9 +150,9 @@ class _Bootstrap:
             ended.cancel()
 
     async def _try(self) -> HostReady:
-        reader, writer = await self._connect()
+        link = await self._connect()
         try:
-            return await self._talk(_Link(reader, writer))
+            return await self._talk(link)
         except ssl.SSLError as error:
             raise self._failure(
                 f"it refused the driver's certificate: {error.reason or error}",
@@ -165,9 +161,9 @@ class _Bootstrap:
         except (OSError, EOFError, ValueError) as error:
             raise _Lost(f"the connection broke: {_reason(error)}") from error
         finally:
-            await _close(writer)
+            await link.close()
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self) -> BootLink:
         try:
             sock = await self._host.connect()
         except OSError as error:
@@ -176,13 +172,7 @@ class _Bootstrap:
             if "address" not in self._config:
                 self._config["address"] = self._host.address or _address_of(sock, self._subject)
             await asyncio.get_running_loop().sock_sendall(sock, frames.preamble(BOOT_TARGET))
-            return await asyncio.open_connection(
-                sock=sock,
-                ssl=self._tls,
-                server_hostname=self._subject,
-                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=_CLOSE_SECONDS,
-            )
+            return await BootLink.over(sock, self._tls, self._subject)
         except BaseException as error:
             sock.close()
             if isinstance(error, ssl.SSLCertVerificationError):
@@ -196,7 +186,7 @@ class _Bootstrap:
 
     # The conversation
 
-    async def _talk(self, link: _Link) -> HostReady:
+    async def _talk(self, link: BootLink) -> HostReady:
         facts = self._checked(await link.receive())
         self._got_through = True
         self._check_clock(facts)
@@ -209,19 +199,56 @@ class _Bootstrap:
             layers.append(shipped)
             answer = await self._offer(link, layers, shipped)
         by_digest = {layer.digest: layer for layer in layers}
-        for digest, numbers in answer["lacks"].items():
-            layer = by_digest[digest]
-            logger.info("%s is sent %s", self._host.id, layer.name)
-            for number in numbers:
-                data = await self._read(layer, number)
-                message = {"layer": digest, "pack": number, "bytes": len(data)}
-                await link.send(message, data)
+        if answer["lacks"]:
+            await self._supply(link, by_digest, answer["lacks"])
         ready = self._checked(await link.receive())["ready"]
         await link.send({"taken": True})
+        if self._member is not None:
+            self._member.is_up(by_digest)
         return HostReady(**ready)
 
+    async def _supply(
+        self, link: BootLink, layers: Mapping[str, Layer], lacks: Mapping[str, list[int]]
+    ) -> None:
+        """See to it that the host gets what it lacks, from another host or from here."""
+        giver = None if self._member is None else await self._member.source(lacks)
+        if giver is None:
+            await link.send({"from": None})
+            await self._send(link, layers, lacks)
+            return
+        try:
+            await link.send({"from": giver.name})
+            if await self._is_fed(giver, lacks):
+                return
+        finally:
+            giver.rest()
+        instead = await self._connect()  # which the host expects, too
+        try:
+            await self._send(instead, layers, lacks)
+        finally:
+            await instead.close()
+
+    async def _is_fed(self, giver: Member, lacks: Mapping[str, list[int]]) -> bool:
+        """Have another host give this one what it lacks; whether it has done so."""
+        assert self._member is not None
+        try:
+            await giver.feed(str(self._config["address"]), lacks)
+        except Exception as error:  # whatever became of it
+            logger.info("%s gives %s nothing: %s", giver.name, self._host.id, error)
+            self._member.refuse(giver)
+            return False
+        return True
+
+    async def _send(
+        self, link: BootLink, layers: Mapping[str, Layer], lacks: Mapping[str, list[int]]
+    ) -> None:
+        for digest, numbers in lacks.items():
+            logger.info("%s is sent %s", self._host.id, layers[digest].name)
+            for number in numbers:
+                await link.send_pack(digest, number, await self._read(layers[digest], number))
+
     async def _offer(
-        self, link: _Link, layers: Layers, shipped: Layer | None = None
+        self, link: BootLink, layers: Layers, shipped: Layer | None = None
     ) -> dict[str, Any]:
         data = zlib.compress(b"".join(layer.listing for layer in layers), 6)
         offer = {
@@ -340,47 +367,13 @@ class _Bootstrap:
 def _compressed(layer: Any, number: int) -> bytes:
     """Return a pack as it travels; many hosts come up at the same time, and want the same."""
     data: bytes = layer.read_pack(number)
-    return zlib.compress(data, 6)
-
-
-class _Link:
-    """Messages to and from the boot file."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def send(self, message: Mapping[str, Any], data: bytes = b"") -> None:
-        text = json.dumps(message).encode()
-        self._writer.write(_LENGTH.pack(len(text)) + text + data)
-        async with asyncio.timeout(_IDLE_SECONDS):
-            await self._writer.drain()
-
-    async def receive(self) -> dict[str, Any]:
-        async with asyncio.timeout(_IDLE_SECONDS):
-            (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-            if length > _MAX_MESSAGE_BYTES:
-                raise ValueError(f"a message of {length} bytes")
-            message = json.loads(await self._reader.readexactly(length))
-        if not isinstance(message, dict):
-            raise ValueError("a message that is none")
-        return message
+    return compressed(data)
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
         return os.strerror(error.errno).lower()
     return str(error) or type(error).__name__
-
-
-async def _close(writer: asyncio.StreamWriter) -> None:
-    """Close a connection, whatever the other side does."""
-    writer.close()
-    try:
-        async with asyncio.timeout(_CLOSE_SECONDS):
-            await writer.wait_closed()
-    except (OSError, ssl.SSLError):
-        writer.transport.abort()
 
 
 def _address_of(sock: socket.socket, subject: str) -> str:

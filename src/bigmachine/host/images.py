@@ -17,13 +17,13 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.addresses import Address
 from bigmachine.errors import BigmachineError, TransportError, is_remote
-from bigmachine.host import inbound
+from bigmachine.host import bootlink, inbound
 from bigmachine.host.inbound import FRAME_BYTES, LISTING_BYTES, Held, Inbound
 from bigmachine.image import transit
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bigmachine.image.assemble import Assembled
     from bigmachine.image.store import Store
     from bigmachine.rpc.client import Client
+    from bigmachine.rpc.dialer import Dialer
     from bigmachine.rpc.server import Server
     from bigmachine.rpc.streams import Stream
 
@@ -49,11 +50,15 @@ class ImagesService:
     Args:
         store: Opens the store; called in a thread, when it is first needed.
         connect: Returns a client of the supervisor at an address.
+        dialer: With this host's credentials.
     """
 
-    def __init__(self, store: Callable[[], Store], connect: Callable[[Address], Client]) -> None:
+    def __init__(
+        self, store: Callable[[], Store], connect: Callable[[Address], Client], dialer: Dialer
+    ) -> None:
         self._open_store = store
         self._connect = connect
+        self._dialer = dialer
         self._opening = asyncio.Lock()
         self._store: Store | None = None
         self._recent = transit.Recent(RECENT_BYTES)
@@ -171,6 +176,23 @@ class ImagesService:
         if text is None:
             raise LookupError(f"there is no image {digest} on this host")
         return text
+
+    async def feed(self, address: str, packs: Mapping[str, list[int]]) -> None:
+        """Send a host that boots what it lacks of the runtime, which this host has.
+
+        Args:
+            address: Where it listens; it expects this host.
+            packs: The layers and their packs, in the order in which it wants them.
+
+        Raises:
+            LookupError: A layer is not here.
+            OSError: That host is not reached, or does not take all of it.
+        """
+        store = await self._ready()
+        for layer in packs:
+            if not await asyncio.to_thread(store.hold, layer):
+                raise LookupError(f"there is no layer {layer} on this host")
+        await bootlink.feed(self._dialer, Address.parse(address), store, packs)
 
     # For other hosts, and the driver too.
 
@@ -329,7 +351,7 @@ def images_service(config: HostConfig, server: Server) -> ImagesService:
     def open_store() -> Store:
         return Store(config.cache, limit_bytes=limit, room=make_room, temporary=temporary)
 
-    return ImagesService(open_store, connect)
+    return ImagesService(open_store, connect, dialer)
 
 
 def base_python() -> str:

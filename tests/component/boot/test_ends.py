@@ -23,6 +23,7 @@ from booting import (
 )
 
 from bigmachine.driver import bootstrap as bootstrap_module
+from bigmachine.host.bootlink import BootLink
 from bigmachine.host.messages import HostReady, LaunchSpec, MachineSpec, Program
 from bigmachine.image.runtime import runtime_layers
 from bigmachine.rpc import codec
@@ -40,7 +41,7 @@ class Gone(Exception):
 async def dying(step: str, act: Callable[[], None]) -> AsyncIterator[None]:
     """Have the driver, which is `bootstrap`, do something right after a step, and end there."""
     patch = pytest.MonkeyPatch()
-    link = bootstrap_module._Link
+    link = BootLink
     send, receive = link.send, link.receive
     received = iter(["hello", "answer", "ready"])
 

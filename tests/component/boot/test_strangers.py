@@ -14,8 +14,8 @@ import pytest
 from booting import LIMIT_SECONDS, Cluster, connected, run
 
 from bigmachine.boot import MAX_PEERS, PREAMBLE_SECONDS
-from bigmachine.driver.bootstrap import BOOT_TARGET
 from bigmachine.errors import ProvisionError
+from bigmachine.host.bootlink import BOOT_TARGET
 from bigmachine.rpc.dialer import Dialer
 from bigmachine.security.authority import Authority
 from bigmachine.security.tls import client_context

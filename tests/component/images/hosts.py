@@ -44,6 +44,7 @@ class Host:
                     timers=self.server.timers,
                     label=f"the supervisor at {address}",
                 ),
+                dialer,
             )
         )
         home.do(lambda: self.server.register("Images", self.service))
