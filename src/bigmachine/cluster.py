@@ -235,7 +235,7 @@ class Cluster:
             if self._built is None:
                 # While its processes come up, this one imports what talks to them.
                 is_simple = self._system.transport == "unix"  # and needs no credentials
-                config = host_config(self._name, self._system, self._program) if is_simple else None
+                config = host_config(orders, self._system) if is_simple else None
                 self._system.begin(self._name, config)
             handles = self._behind.start(indexes, orders)
         return Machines([self._behind.keep(Machine(handle, table)) for handle in handles])

@@ -88,6 +88,36 @@ def test_what_env_names_holds_from_the_beginning_to_the_end(
         assert machine["hash"] == machines[0]["hash"] != driver["hash"]
 
 
+@pytest.mark.parametrize("transport", ["unix", "tls"])
+def test_the_program_is_run_once_more_for_machines_with_an_environment_of_their_own(
+    run_program: RunProgram, tmp_path: Path, transport: str
+) -> None:
+    ran = run_program(
+        """
+        import os, sys
+        import bigmachine as bm
+
+        with open("runs", "a") as runs:
+            runs.write(f"{bm.is_driver()} {sys.argv[1:]}\\n")
+
+        class Service:
+            def look(self): return os.environ["PLAIN"]
+
+        with bm.start(bm.systems.Local(transport=os.environ["TRANSPORT"])) as cluster:
+            for _ in range(2):
+                (machine,) = cluster.start(
+                    1, services={"S": Service()}, env={"PLAIN": "2"}, args=["a"]
+                )
+                print(machine.call(Service.look).result(30))
+        """,
+        env={"TRANSPORT": transport},
+    )
+
+    assert ran.stdout == "2\n2\n"
+    runs = (tmp_path / "runs").read_text().splitlines()
+    assert sorted(runs) == ["False ['a']", "True []"]
+
+
 def test_a_second_launch_has_the_environment_of_its_own_time(run_program: RunProgram) -> None:
     ran = run_program(
         """

@@ -225,6 +225,7 @@ class _Driver:
         self._system = system
         self._program = program
         self._authority = authority
+        self._orders: Orders | None = None  # the latest: hosts are launched for them
         self._output = Output(output, name=name)
         self._abroad: Abroad | None = None
         if table is not None:
@@ -244,6 +245,7 @@ class _Driver:
         )
 
     def start(self, handles: list[OwnedHandle], orders: Orders) -> None:
+        self._orders = orders
         if self._abroad is not None:
             self._behind.runtime.spawn(self._abroad.begin(orders.image), "begin")
         self._behind.runtime.spawn(self._fleet.start(handles, orders), "start")
@@ -254,7 +256,8 @@ class _Driver:
         if self._abroad is not None:
             assert credentials is not None
             return self._abroad.boot_config(host_id, credentials)
-        return host_config(self._name, self._system, self._program, credentials)
+        assert self._orders is not None
+        return host_config(self._orders, self._system, credentials)
 
     async def shutdown(self) -> None:
         loop = self._behind.runtime.loop

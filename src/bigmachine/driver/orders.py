@@ -19,7 +19,6 @@ from bigmachine.host.messages import (
     MachineSpec,
     Program,
     StartMethod,
-    TemplateSpec,
 )
 from bigmachine.rpc import codec
 
@@ -134,28 +133,24 @@ class Orders:
 
 
 def host_config(
-    cluster: str,
-    system: System,
-    program: Program,
-    credentials: Credentials | None = None,
+    orders: Orders, system: System, credentials: Credentials | None = None
 ) -> Mapping[str, Any]:
     """Return what the supervisor of this computer is to be given, as `HostRequest.boot` promises.
 
     With the driver's whole environment: it stays on this computer.
+
+    Args:
+        orders: What it will be told to start first; the template of that begins at once.
+        system: The system of this computer.
+        credentials: With TLS: what it proves itself with.
     """
-    environ, later_environ = environments(program)
-    template = TemplateSpec(
-        program=program,
-        environ=environ,
-        later_environ=later_environ,
-        start_method=getattr(system, "start_method", "auto"),
-    )
+    template = orders.launch_spec((), maxprocs=1).template({})
     return HostConfig(
-        cluster=cluster,
+        cluster=orders.cluster,
         directory="",
         transport=system.transport,
         credentials=None if credentials is None else asdict(credentials),
-        sys_path=own_sys_path(),
+        sys_path=orders.sys_path,
         template=template,
     ).to_mapping()
 
