@@ -156,29 +156,33 @@ def test_a_machine_has_no_input_and_no_interrupts(run_program: RunProgram) -> No
     assert ran.stdout == " /dev/null SIG_IGN SIG_DFL True False\n"
 
 
-def test_machines_draw_different_random_numbers(run_program: RunProgram) -> None:
+@pytest.mark.parametrize("program", ["main", "bare"])
+@pytest.mark.parametrize("seeding", ["", "random.seed(1); numpy.random.seed(1)"])
+def test_machines_draw_different_random_numbers(
+    run_program: RunProgram, seeding: str, program: str
+) -> None:
     ran = run_program(
-        """
+        f"""
         import random, sys
         import numpy
         import bigmachine as bm
 
-        random.seed(1)
-        numpy.random.seed(1)
+        {seeding}
 
         class Service:
             def draw(self): return random.random(), float(numpy.random.random())
 
         for method in ("fork", "spawn"):
-            with bm.start(bm.systems.Local(start_method=method), name=method) as cluster:
-                machines = cluster.start(2, services={"S": Service()})
+            local = bm.systems.Local(start_method=method)
+            with bm.start(local, name=method, program={program!r}) as cluster:
+                machines = cluster.start(2, services={{"S": Service()}})
                 drawn = [call.result(30) for call in machines.call(Service.draw)]
-                numbers = {number for pair in [*drawn, (random.random(),)] for number in pair}
-                print(len(numbers))
+                own = (random.random(), float(numpy.random.random()))
+                print(len({{number for pair in [*drawn, own] for number in pair}}))
         """
     )
 
-    assert ran.stdout == "5\n5\n"
+    assert ran.stdout == "6\n6\n"
 
 
 @pytest.mark.parametrize("variable", ["TMPDIR", "XDG_RUNTIME_DIR"])
