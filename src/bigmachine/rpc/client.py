@@ -14,7 +14,7 @@ import itertools
 import logging
 from _thread import allocate_lock
 from asyncio import _get_running_loop
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from pickle import dumps
 from time import monotonic
@@ -31,6 +31,7 @@ from bigmachine.futures import Future, Wakes
 from bigmachine.rpc import codec
 from bigmachine.rpc.feeds import extract
 from bigmachine.rpc.interrupts import uninterrupted
+from bigmachine.rpc.losses import Calls, Losses, Verdict
 from bigmachine.rpc.opening import Connector, Opening, Security
 from bigmachine.rpc.pending import Call, Decode, DecodeError, StreamCall
 from bigmachine.rpc.streams import Inlet, Stream
@@ -40,9 +41,6 @@ from bigmachine.wire import frames
 from bigmachine.wire.frames import Event
 
 logger = logging.getLogger(__name__)
-
-Verdict = Callable[[], Awaitable[BaseException | None]]
-_Calls = dict[int, Call | StreamCall]
 
 _ATOMS: Final = frozenset({int, str, float, bool, type(None)})
 """Types of arguments that hold nothing: no buffers, no streams, no machines."""
@@ -75,14 +73,12 @@ class Client:
         verdict: Verdict | None = None,
     ) -> None:
         self._loop = loop
-        self._verdict = verdict
-        self._judging: asyncio.Task[None] | None = None
         self._timers = timers
         self.label = label
         self._opening = Opening(loop, connector, tls, self)
         self._ids = itertools.count(1)
-        self._pending: _Calls = {}
-        self._lost: list[_Calls] = []  # their connection broke; a verdict is awaited
+        self._pending: Calls = {}
+        self._losses = Losses(loop, label, verdict)
         self._channel: Channel | None = None
         self._failing = allocate_lock()
         self._failed: BaseException | None = None
@@ -101,7 +97,7 @@ class Client:
         """The methods of the calls that have not ended."""
         return tuple(
             pending.method
-            for calls in (self._pending, *self._lost)
+            for calls in (self._pending, *self._losses.undecided)
             for pending in list(calls.values())
         )
 
@@ -168,7 +164,7 @@ class Client:
         """End every pending call with an error, and every later one; from any thread."""
         with self._failing:
             if self._failed is None:
-                self._failed = error
+                self._failed = self._losses.failed = error
         self._opening.refuse()
         self._end_all(lambda _: error)
         try:
@@ -183,10 +179,10 @@ class Client:
         process does not have.
         """
         self._failing = allocate_lock()
-        self._failed = error
+        self._failed = self._losses.failed = error
         self._channel = None
         self._opening.disown()
-        for calls in (self._pending, *self._lost):
+        for calls in (self._pending, *self._losses.undecided):
             for call in calls.values():
                 call.disown(error)
             calls.clear()
@@ -202,8 +198,7 @@ class Client:
     def _cancel(self, number: int) -> None:
         call = self._pending.pop(number, None)
         if call is None:
-            for calls in self._lost:
-                calls.pop(number, None)
+            self._losses.cancel(number)
             return
         call.end()
         channel = self._channel
@@ -391,7 +386,7 @@ class Client:
 
     def _end_all(self, error_of: Callable[[Call | StreamCall], BaseException]) -> None:
         wakes = Wakes()
-        for calls in (self._pending, *self._lost):
+        for calls in (self._pending, *self._losses.undecided):
             while calls:
                 try:
                     _, pending = calls.popitem()
@@ -408,7 +403,7 @@ class Client:
 
     def on_no_connection(self, reason: str, cause: BaseException | None) -> None:
         """End what is pending: none of it was sent."""
-        self._judge(self._take_pending(), reason, cause, sent=False)
+        self._losses.add(self._take_pending(), reason, cause, sent=False)
 
     def on_closed(self, error: BaseException | None) -> None:
         """Fail what is pending: the connection is gone."""
@@ -416,7 +411,7 @@ class Client:
         self._channel = None
         how = f"broke: {error}" if error else "was closed"
         reason = f"the connection to {self.label} {how}"
-        self._judge(self._take_pending(), reason, error, sent=True)
+        self._losses.add(self._take_pending(), reason, error, sent=True)
 
     def soon(self, action: Callable[[], object]) -> None:
         """Do something on the loop, from any thread; where that is closed, all calls end."""
@@ -424,31 +419,12 @@ class Client:
             self._loop.call_soon_threadsafe(action)
         except RuntimeError:
             self._end_all(
-                lambda pending: self._error(pending, "the cluster is shut down", sent=False)
+                lambda pending: self._losses.error(pending, "the cluster is shut down", sent=False)
             )
 
-    def _error(
-        self,
-        pending: Call | StreamCall,
-        reason: str,
-        cause: BaseException | None = None,
-        *,
-        sent: bool = True,
-    ) -> BaseException:
-        if self._failed is not None:
-            return self._failed
-        error = TransportError(
-            reason,
-            machine=self.label,
-            method=pending.method,
-            outcome="maybe_ran" if sent else "not_sent",
-        )
-        error.__cause__ = cause
-        return error
-
-    def _take_pending(self) -> _Calls:
+    def _take_pending(self) -> Calls:
         """Take the pending calls out: the one dictionary stays, for threads that hold it."""
-        taken: _Calls = {}
+        taken: Calls = {}
         while self._pending:
             number, call = self._pending.popitem()
             taken[number] = call
@@ -460,43 +436,7 @@ class Client:
             call = self._pending.pop(number, None)
             if call is not None:
                 reason = f"the connection to {self.label} was closed"
-                self.soon(lambda: self._judge({number: call}, reason, None, sent=True))
-
-    def _judge(self, lost: _Calls, reason: str, cause: BaseException | None, *, sent: bool) -> None:
-        """End calls whose connection is gone, once it is known what became of the peer."""
-        if not lost:
-            return
-        if self._verdict is None or self._failed is not None:
-            self._end_lost(lost, reason, cause, sent=sent)
-            return
-        self._lost.append(lost)
-        verdict = self._verdict
-
-        async def judge() -> None:
-            found: BaseException | None = None
-            try:
-                found = await verdict()
-            finally:
-                if lost in self._lost:
-                    self._lost.remove(lost)
-                    self._end_lost(lost, reason, cause, sent=sent, verdict=found)
-
-        self._judging = self._loop.create_task(judge(), name=f"verdict on {self.label}")
-
-    def _end_lost(
-        self,
-        lost: _Calls,
-        reason: str,
-        cause: BaseException | None,
-        *,
-        sent: bool,
-        verdict: BaseException | None = None,
-    ) -> None:
-        wakes = Wakes()
-        for pending in lost.values():
-            error = verdict or self._error(pending, reason, cause, sent=sent)
-            pending.end(error, wakes=wakes)
-        wakes.send()
+                self.soon(lambda: self._losses.add({number: call}, reason, None, sent=True))
 
     # Answers, on the loop.
 
@@ -533,7 +473,8 @@ class Client:
         elif kind == frames.END or kind == frames.ABORT:
             call = pending.pop(number, None)
             if isinstance(call, Call):
-                call.end(self._error(call, f"{self.label} gave no answer", sent=True), wakes)
+                reason = f"{self.label} gave no answer"
+                call.end(self._losses.error(call, reason, sent=True), wakes)
             elif call is not None:
                 call.end(wakes=wakes)
         elif kind == frames.WINDOW or kind == frames.CANCEL:
