@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 pytest.importorskip("moto")
 
 from ..component.ec2.cloud import REGION, TYPE, credentials
+from ..programs.driven import wait_until
 from .cloud import POWERED_OFF, RealCloud
 from .drivers import Drivers
 from .instances import BOOT_SECONDS, Instance
@@ -74,13 +74,6 @@ def settings(cloud: RealCloud, **options: object) -> dict[str, str]:
     }
     named = {f"BIGMACHINE_EC2_{name.upper()}": str(value) for name, value in chosen.items()}
     return {"BIGMACHINE_SYSTEM": "ec2", **named}
-
-
-def wait_until(condition: Callable[[], bool], timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def boot_file_started(instance: Instance) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from bigmachine.security.authority import Authority
 from bigmachine.systems.ec2 import userdata
 
 from ..component.ec2.cloud import REGION, TYPE, credentials
+from ..programs.driven import wait_until
 from . import instances
 from .cloud import RealCloud
 from .drivers import Drivers
@@ -51,13 +51,6 @@ PROGRAM = """
             except bm.MachineStoppedError as error:
                 say("death", error.death.kind, error)
 """
-
-
-def wait_until(condition: Callable[[], bool], timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ NOTICED_SECONDS = 15.0
 
 
 def test_an_instance_that_was_stopped_is_noticed_though_it_falls_silent(
-    cloud: Cloud, image: Image
+    cloud: Cloud, small_image: Image
 ) -> None:
     with bm.start(ec2(cloud, on_demand=True)) as cluster:
-        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        (machine,) = cluster.start(1, services={"S": Service()}, image=small_image)
         machine.wait().result(LIMIT)
         call = machine.call(Service.hang)
         (instance,) = cloud.living()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +13,10 @@ from moto.ec2.models.instances import InstanceBackend, InstanceState
 import bigmachine as bm
 from bigmachine.image.build import Image
 from bigmachine.systems.ec2 import reach, terminator
+from bigmachine.systems.ec2.maker import Maker
 from bigmachine.systems.ec2.terminator import Terminator
 
+from ...programs.driven import wait_until
 from .cloud import TYPE, Cloud, set_reason
 from .test_instances import LIMIT, Service, ec2
 
@@ -24,13 +25,6 @@ def at_first(count: int, then: Callable[[], str] = lambda: "") -> Callable[..., 
     """Return a refusal of so many calls."""
     left = iter(range(count))
     return lambda *_: "RequestLimitExceeded" if next(left, None) is not None else then()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def end_at_once(
@@ -51,32 +45,32 @@ def end_at_once(
     monkeypatch.setattr(cloud, "_boot", new_boot)
 
 
-def test_being_asked_too_often_only_takes_time(cloud: Cloud, image: Image) -> None:
+def test_being_asked_too_often_only_takes_time(cloud: Cloud, small_image: Image) -> None:
     cloud.refuse = at_first(3)
     with bm.start(ec2(cloud, on_demand=True)) as cluster:
-        machines = cluster.start(3, services={"S": Service()}, image=image)
+        machines = cluster.start(3, services={"S": Service()}, image=small_image)
         assert [f.result(LIMIT) for f in machines.call(Service.double, 21)] == [42, 42, 42]
         assert len(cloud.living()) == 2
     assert cloud.living() == []
 
 
 def test_instances_that_end_at_once_are_replaced_as_often_as_it_makes_sense(
-    cloud: Cloud, image: Image, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, small_image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end_at_once(cloud, monkeypatch, lambda number: number % 2 == 0)
     with bm.start(ec2(cloud, on_demand=True)) as cluster:
-        machines = cluster.start(4, services={"S": Service()}, image=image)
+        machines = cluster.start(4, services={"S": Service()}, image=small_image)
         assert [f.result(LIMIT) for f in machines.call(Service.double, 1)] == [2] * 4
         assert len(cloud.living()) == 2
         assert 3 <= len(cloud.booted) <= 5
 
 
 def test_when_all_end_at_once_it_is_given_up_and_the_reason_is_said(
-    cloud: Cloud, image: Image, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, small_image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end_at_once(cloud, monkeypatch, lambda number: True)
     with bm.start(ec2(cloud, on_demand=True)) as cluster:
-        machines = cluster.start(2, services={"S": Service()}, image=image)
+        machines = cluster.start(2, services={"S": Service()}, image=small_image)
         machine = machines[0]
         machine.wait().result(LIMIT)
         assert "error on launch" in str(machine.err)
@@ -85,12 +79,12 @@ def test_when_all_end_at_once_it_is_given_up_and_the_reason_is_said(
 
 
 def test_instances_that_never_boot_are_replaced_once_others_have(
-    cloud: Cloud, image: Image, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, small_image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reach, "SILENT_SECONDS", 2.0)
     cloud.boots = lambda number: number % 2 == 1
     with bm.start(ec2(cloud, on_demand=True)) as cluster:
-        machines = cluster.start(4, services={"S": Service()}, image=image)
+        machines = cluster.start(4, services={"S": Service()}, image=small_image)
         assert [f.result(LIMIT) for f in machines.call(Service.double, 1)] == [2] * 4
         assert len(cloud.booted) == 4
         wait_until(lambda: len(cloud.living()) == 2)
@@ -99,14 +93,14 @@ def test_instances_that_never_boot_are_replaced_once_others_have(
 
 def test_where_no_instance_ever_boots_it_is_said_early_and_why(
     cloud: Cloud,
-    image: Image,
+    small_image: Image,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(reach, "SILENT_SECONDS", 0.5)
     cloud.boots = lambda number: False
     with bm.start(ec2(cloud, on_demand=True, boot_seconds=3)) as cluster:
-        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        (machine,) = cluster.start(1, services={"S": Service()}, image=small_image)
         wait_until(lambda: "has not answered" in caplog.text)
         assert machine.err is None
         machine.wait().result(LIMIT)
@@ -119,7 +113,7 @@ def test_where_no_instance_ever_boots_it_is_said_early_and_why(
 
 
 def test_ec2_may_know_an_instance_later_than_who_has_made_it(
-    cloud: Cloud, image: Image, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, small_image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = InstanceBackend.all_reservations
     asked: list[int] = []
@@ -133,7 +127,7 @@ def test_ec2_may_know_an_instance_later_than_who_has_made_it(
 
     monkeypatch.setattr(InstanceBackend, "all_reservations", later)
     with bm.start(ec2(cloud, on_demand=True)) as cluster:
-        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        (machine,) = cluster.start(1, services={"S": Service()}, image=small_image)
         assert machine.call(Service.double, 1).result(LIMIT) == 2
     assert len(asked) > 2
     assert len(cloud.booted) == 1
@@ -162,20 +156,28 @@ def test_an_instance_that_ec2_does_not_know_yet_does_not_keep_others_from_their_
 
 @pytest.mark.parametrize("options", [{"on_demand": True}, {"spot_only": True}])
 def test_what_was_under_way_when_the_cluster_ended_ends_too(
-    cloud: Cloud, image: Image, options: dict[str, bool]
+    cloud: Cloud,
+    small_image: Image,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, bool],
 ) -> None:
     asked, may = threading.Event(), threading.Event()
+    wait_for_made = Maker.wait
+
+    async def let_them_be_made(maker: Maker) -> None:
+        may.set()
+        await wait_for_made(maker)
 
     def wait(*_: str) -> str:
         asked.set()
         may.wait(LIMIT)
         return ""
 
+    monkeypatch.setattr(Maker, "wait", let_them_be_made)
     cloud.refuse = wait
     with bm.start(ec2(cloud, **options)) as cluster:
-        cluster.start(1, services={"S": Service()}, image=image)
+        cluster.start(1, services={"S": Service()}, image=small_image)
         assert asked.wait(LIMIT)
-        threading.Timer(0.5, may.set).start()
     wait_until(lambda: any(each.instances for each in cloud.backend.all_reservations()))
     wait_until(lambda: not cloud.living())
     wait_until(lambda: not cloud.backend.launch_templates)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ class Service:
         return 2 * n
 
     def hang(self) -> None:
-        time.sleep(LIMIT)
+        threading.Event().wait()
 
 
 def ec2(cloud: Cloud, **options: Any) -> EC2:
@@ -29,9 +29,11 @@ def ec2(cloud: Cloud, **options: Any) -> EC2:
     return EC2(endpoint_url=cloud.url, region="us-east-1", **chosen)
 
 
-def test_machines_run_on_instances_which_end_with_the_cluster(cloud: Cloud, image: Image) -> None:
+def test_machines_run_on_instances_which_end_with_the_cluster(
+    cloud: Cloud, small_image: Image
+) -> None:
     with bm.start(ec2(cloud, on_demand=True)) as cluster:
-        machines = cluster.start(3, services={"S": Service()}, image=image)
+        machines = cluster.start(3, services={"S": Service()}, image=small_image)
         assert [f.result(LIMIT) for f in machines.call(Service.double, 21)] == [42, 42, 42]
         assert len(cloud.living()) == 2  # of two processors each
         (marks, _) = (cloud.tags(instance) for instance in cloud.living())
@@ -40,17 +42,19 @@ def test_machines_run_on_instances_which_end_with_the_cluster(cloud: Cloud, imag
     assert cloud.living() == []
 
 
-def test_spot_comes_first_and_its_instances_come_of_a_fleet(cloud: Cloud, image: Image) -> None:
+def test_spot_comes_first_and_its_instances_come_of_a_fleet(
+    cloud: Cloud, small_image: Image
+) -> None:
     with bm.start(ec2(cloud)) as cluster:
-        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        (machine,) = cluster.start(1, services={"S": Service()}, image=small_image)
         assert machine.call(Service.double, 1).result(LIMIT) == 2
     assert [market for market, _ in cloud.made if market == "spot"]
     assert cloud.backend.launch_templates == {}
 
 
-def test_a_spot_instance_that_is_taken_back_is_said_to_be(cloud: Cloud, image: Image) -> None:
+def test_a_spot_instance_that_is_taken_back_is_said_to_be(cloud: Cloud, small_image: Image) -> None:
     with bm.start(ec2(cloud, spot_only=True)) as cluster:
-        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        (machine,) = cluster.start(1, services={"S": Service()}, image=small_image)
         machine.wait().result(LIMIT)
         call = machine.call(Service.hang)
         (instance,) = cloud.living()
@@ -60,17 +64,17 @@ def test_a_spot_instance_that_is_taken_back_is_said_to_be(cloud: Cloud, image: I
         assert raised.value.death.kind == "spot"
 
 
-def test_where_there_is_no_spot_on_demand_is_taken(cloud: Cloud, image: Image) -> None:
+def test_where_there_is_no_spot_on_demand_is_taken(cloud: Cloud, small_image: Image) -> None:
     cloud.refuse = lambda market, _: "InsufficientInstanceCapacity" if market == "spot" else ""
     with bm.start(ec2(cloud)) as cluster:
-        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        (machine,) = cluster.start(1, services={"S": Service()}, image=small_image)
         assert machine.call(Service.double, 1).result(LIMIT) == 2
 
 
-def test_without_any_capacity_the_machines_say_so(cloud: Cloud, image: Image) -> None:
+def test_without_any_capacity_the_machines_say_so(cloud: Cloud, small_image: Image) -> None:
     cloud.refuse = lambda *_: "InsufficientInstanceCapacity"
     with bm.start(ec2(cloud)) as cluster:
-        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        (machine,) = cluster.start(1, services={"S": Service()}, image=small_image)
         machine.wait().result(LIMIT)
         assert machine.err is not None
         cause = machine.err.__cause__
@@ -79,17 +83,17 @@ def test_without_any_capacity_the_machines_say_so(cloud: Cloud, image: Image) ->
         assert cause.temporary
 
 
-def test_a_missing_permission_names_itself(cloud: Cloud, image: Image) -> None:
+def test_a_missing_permission_names_itself(cloud: Cloud, small_image: Image) -> None:
     cloud.refuse = lambda *_: "UnauthorizedOperation"
     with bm.start(ec2(cloud, on_demand=True)) as cluster:
-        (machine,) = cluster.start(1, services={"S": Service()}, image=image)
+        (machine,) = cluster.start(1, services={"S": Service()}, image=small_image)
         machine.wait().result(LIMIT)
         assert "let the policy of these credentials allow the action" in str(machine.err)
 
 
-def test_user_data_is_small_and_has_one_hosts_credentials(cloud: Cloud, image: Image) -> None:
+def test_user_data_is_small_and_has_one_hosts_credentials(cloud: Cloud, small_image: Image) -> None:
     with bm.start(ec2(cloud, on_demand=True)) as cluster:
-        machines = cluster.start(4, services={"S": Service()}, image=image)
+        machines = cluster.start(4, services={"S": Service()}, image=small_image)
         machines.running().result(LIMIT)
     texts = [start_script(data) for data in cloud.booted.values()]
     assert len(texts) == 2

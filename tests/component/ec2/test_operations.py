@@ -18,8 +18,8 @@ from bigmachine.systems.checks import Check, Leftover, Verdict
 from bigmachine.systems.ec2 import EC2
 from bigmachine.systems.origin import Origin
 
+from ...programs.driven import wait_until
 from .cloud import REGION, TYPE, Cloud
-from .test_faults import wait_until
 from .test_instances import LIMIT, Service, ec2
 
 PROGRAM = """
@@ -161,10 +161,10 @@ def test_doctor_says_which_type_there_is_not(cloud: Cloud) -> None:
 
 
 def test_a_dry_run_says_what_would_be_asked_for_and_asks_for_nothing(
-    cloud: Cloud, image: Image
+    cloud: Cloud, small_image: Image
 ) -> None:
     with bm.start(ec2(cloud, dry_run=True, cpus_per_machine=1)) as cluster:
-        (machine, *_) = cluster.start(5, services={"S": Service()}, image=image)
+        (machine, *_) = cluster.start(5, services={"S": Service()}, image=small_image)
         machine.wait().result(LIMIT)
         cause = machine.err.__cause__ if machine.err else None
     assert isinstance(cause, bm.ProvisionError)

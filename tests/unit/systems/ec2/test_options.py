@@ -45,7 +45,7 @@ def test_without_boto3_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) ->
 def test_machines_which_run_the_same_program_need_no_boto3(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     monkeypatch.setattr(role, "current", role.Role.MACHINE)
-    EC2()
+    assert isinstance(EC2(), EC2)
 
 
 @pytest.mark.parametrize(
