@@ -17,6 +17,7 @@ from bigmachine.errors import (
     TransportError,
 )
 from bigmachine.futures import Future
+from bigmachine.rpc.codec import NotReadyError
 from bigmachine.service import ServiceTable
 
 if TYPE_CHECKING:
@@ -63,8 +64,6 @@ class Machine:
 
         handle = self._handle
         if not handle.addr:
-            from bigmachine.rpc.codec import NotReadyError
-
             raise NotReadyError(self)
         return redial, (handle.addr, handle.label, handle.maxprocs)
 
@@ -308,8 +307,6 @@ class Machine:
         return ServiceTable.remote_name(function)
 
     def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
-        from bigmachine.rpc.codec import NotReadyError
-
         try:
             return self._client.call(name, args, kwargs)
         except NotReadyError as error:  # an argument holds a machine that is still starting
