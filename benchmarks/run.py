@@ -109,7 +109,9 @@ class Runner:
         self.profile.mkdir(parents=True, exist_ok=True)
         output = str(self.profile / f"{name}.txt")
         options = ["--subprocesses", "--threads", "--rate", "500", "--format", "raw", "-o", output]
-        return ["py-spy", "record", *options, "--", *command]
+        beside = Path(sys.executable).with_name("py-spy")
+        program = str(beside) if beside.exists() else "py-spy"
+        return [program, "record", *options, "--", *command]
 
 
 def run_alone(command: list[str]) -> tuple[int, str]:
