@@ -22,6 +22,7 @@ from bigmachine.driver.arrival import Arrival
 from bigmachine.errors import ProvisionError
 from bigmachine.image import transit
 from bigmachine.image.assemble import DamagedLayerError
+from bigmachine.image.former import Former
 from bigmachine.image.listing import PACK_BYTES, digest_of
 from bigmachine.image.plan import DRIVER, Fetch, Plan
 
@@ -90,6 +91,8 @@ class ImageServer:
         self._sizes = {digest: layer.size_bytes for digest, layer in image.layers.items()}
         self._plan = Plan(self._sizes)
         self._arrival = Arrival(self._sizes, self._plan.lacking, status)
+        self._former = Former()
+        self._is_remembered = False
         self._hosts: dict[str, _Host] = {}
         self._provided: dict[str, asyncio.Task[Prepared]] = {}
 
@@ -138,6 +141,7 @@ class ImageServer:
                 await self._supply(control, address, host_id)
                 try:
                     root, python = await control.call("Images.assemble", (self._manifest,))
+                    self._remember()
                     return Prepared(root=root, python=python)
                 except DamagedLayerError as error:
                     logger.warning("%s: %s; it is sent again", host_id, error)
@@ -235,13 +239,34 @@ class ImageServer:
 
     async def _upload(self, control: Client, layer: Layer) -> None:
         """Send a host what it lacks of a layer."""
-        compress = partial(transit.compress, layer.listing)
+        base, known = await self._earlier(control, layer)
+        compress = partial(transit.compress, layer.listing, known)
         listing = await self._runtime.in_background(compress, f"listing of {layer.name}")
         self.sent[layer.digest] += len(listing)
-        lacking = await control.call("Images.begin", (layer.digest, listing))
+        lacking = await control.call("Images.begin", (layer.digest, listing, base))
         if lacking:
             # A plain iterator is read in a thread of its own, no faster than it is taken.
             await control.call("Images.put", (layer.digest, self._pieces(layer, lacking)))
+
+    async def _earlier(self, control: Client, layer: Layer) -> tuple[str, bytes]:
+        """Return an earlier version of a layer that the host has, and its listing."""
+        versions = self._former.versions(layer)
+        if not versions:
+            return "", b""
+        base = await control.call("Images.newest", (versions,))
+        listing = self._former.listing(layer.name, base) if base else None
+        return ("", b"") if listing is None else (base, listing)
+
+    def _remember(self) -> None:
+        """Keep the listings that hosts have now; once, and nobody waits for it."""
+        if not self._is_remembered:
+            self._is_remembered = True
+            keep = self._runtime.in_background(self._keep_listings, "keep listings")
+            self._runtime.start_task(keep, "keep listings")
+
+    def _keep_listings(self) -> None:
+        for layer in self.image.layers.values():
+            self._former.keep(layer)
 
     def _pieces(self, layer: Layer, wanted: Sequence[int]) -> Iterator[transit.Piece]:
         for number in wanted:

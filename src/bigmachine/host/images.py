@@ -90,14 +90,26 @@ class ImagesService:
                 self._inbound[layer] = Inbound(layer, store, self._recent)
         return lacking
 
-    async def begin(self, layer: str, listing: bytes) -> list[int]:
+    async def newest(self, layers: list[str]) -> str:
+        """Return the first of some layers that is here, in use from now on; "": none is."""
+        store = await self._ready()
+        return await asyncio.to_thread(lambda: next(filter(store.hold, layers), ""))
+
+    async def begin(self, layer: str, listing: bytes, base: str = "") -> list[int]:
         """Take a listing, compressed, and return the numbers of the packs that are lacking.
+
+        Args:
+            layer: The layer.
+            listing: Its listing.
+            base: The layer whose listing it is the difference to.
 
         Raises:
             OSError: This host cannot take the layer; the message says why, and what to do.
         """
-        coming = self._coming(layer)
-        await coming.begin(await asyncio.to_thread(transit.decompress, listing, LISTING_BYTES))
+        coming, store = self._coming(layer), await self._ready()
+        known = await asyncio.to_thread(store.listing_text, base) if base else b""
+        text = await asyncio.to_thread(transit.decompress, listing, LISTING_BYTES, known)
+        await coming.begin(text)
         return coming.lacking
 
     async def put(self, layer: str, packs: Stream[transit.Piece]) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
+    from zstandard import ZstdCompressionDict
+
     from bigmachine.image.receiving import Receiving
 
 Piece: TypeAlias = tuple[int, bool, bytes]
@@ -22,17 +24,40 @@ BEAT: Final = -1
 PIECE_BYTES: Final = 256 * 1024
 """How much is in one piece: a quarter of a stream's window, so one is always on its way."""
 _LEVEL: Final = 3
+_HASH_LOG: Final = 22  # of what is found again in a base; four bytes each
+_MAX_REACH_LOG: Final = 27  # which every decompressor takes
 
 
-def compress(raw: bytes) -> bytes:
-    """Return a pack, or a listing, as it travels."""
+def compress(raw: bytes, base: bytes = b"") -> bytes:
+    """Return a pack, or a listing, as it travels.
+
+    Args:
+        raw: What it is.
+        base: What the other side has, and it may be like: then the difference travels.
+    """
     import zstandard
 
-    return zstandard.ZstdCompressor(level=_LEVEL).compress(raw)
+    if not base:
+        return zstandard.ZstdCompressor(level=_LEVEL).compress(raw)
+    # What is like it lies as far back as the base is long, and has to be found there.
+    reach = min(max(10, (len(raw) + len(base)).bit_length()), _MAX_REACH_LOG)
+    hash_log = min(reach, _HASH_LOG)
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        _LEVEL, window_log=reach, hash_log=hash_log, chain_log=hash_log
+    )
+    compressor = zstandard.ZstdCompressor(
+        dict_data=_dictionary(base), compression_params=parameters
+    )
+    return compressor.compress(raw)
 
 
-def decompress(frame: bytes, limit_bytes: int) -> bytes:
+def decompress(frame: bytes, limit_bytes: int, base: bytes = b"") -> bytes:
     """Return what was compressed.
+
+    Args:
+        frame: How it travelled.
+        limit_bytes: How much it may be.
+        base: What it is the difference to.
 
     Raises:
         ValueError: It is no whole frame, or has more in it than ``limit_bytes``.
@@ -43,9 +68,16 @@ def decompress(frame: bytes, limit_bytes: int) -> bytes:
         size = zstandard.frame_content_size(frame)
         if not 0 <= size <= limit_bytes:
             raise ValueError(f"what arrived is {size} bytes, and may be {limit_bytes}")
-        return zstandard.ZstdDecompressor().decompress(frame, max_output_size=limit_bytes)
+        decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary(base) if base else None)
+        return decompressor.decompress(frame, max_output_size=limit_bytes)
     except zstandard.ZstdError as error:
         raise ValueError(f"what arrived cannot be decompressed: {error}") from error
+
+
+def _dictionary(base: bytes) -> ZstdCompressionDict:
+    import zstandard
+
+    return zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
 
 def unpack(receiving: Receiving, number: int, frame: bytes) -> None:

@@ -21,6 +21,7 @@ from bigmachine.driver.progress import StatusLine
 from bigmachine.errors import BigmachineError, ProvisionError
 from bigmachine.host.images import ImagesService
 from bigmachine.image.build import Image
+from bigmachine.image.files import FileLayer, Source, make_layer
 from bigmachine.image.store import Store
 from bigmachine.image.stored import StoredLayer
 from bigmachine.image.transit import Piece, compress
@@ -34,7 +35,7 @@ def noise(count: int, seed: int) -> bytes:
     return random.Random(seed).randbytes(count)
 
 
-def image_of(*layers: TextLayer) -> Image:
+def image_of(*layers: TextLayer | FileLayer) -> Image:
     manifest = manifest_of(*layers, mounts={"src:app": "src/0"})
     return Image(manifest=manifest, layers={layer.digest: layer for layer in layers})
 
@@ -98,6 +99,33 @@ def test_a_second_start_moves_no_layer_and_an_edited_line_little(
     (prepared,) = cluster.provide(third, [host])
     assert Path(prepared.root, "src/0/edited.py").read_text() == "x = 2\n"
     assert 0 < third.sent.total() < 8_000
+
+
+def test_an_edited_line_among_many_files_costs_hardly_more(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "driver"))
+    many = {f"pkg/m{n}.py": Source("", f"x = {n}\n".encode()) for n in range(400)}
+
+    def image_with(line: str) -> Image:
+        files = {**many, "e.py": Source("", line.encode())}
+        return image_of(make_layer("src:app", "source", files))
+
+    (host,) = cluster.add(1)
+    first = cluster.server(image_with("x = 1\n"))
+    cluster.provide(first, [host])
+    until(lambda: (tmp_path / "driver/bigmachine/listings").is_dir())
+    whole = first.sent.total()
+    host = cluster.restart(host)
+    again = cluster.server(image_with("x = 2\n"))
+    (prepared,) = cluster.provide(again, [host])
+    assert Path(prepared.root, "src/0/e.py").read_text() == "x = 2\n"
+    assert whole > 15_000
+    assert again.sent.total() < 1000
+    (other,) = cluster.add(1)  # which has no earlier version
+    third = cluster.server(image_with("x = 3\n"))
+    cluster.provide(third, [other])
+    assert third.sent.total() > 15_000
 
 
 def test_what_a_warm_host_has_the_others_get_from_it(cluster: Cluster, image: Image) -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bigmachine.image import transit
-from bigmachine.image.transit import BEAT, PIECE_BYTES, Joiner, Recent, pieces
+from bigmachine.image.transit import (
+    BEAT,
+    PIECE_BYTES,
+    Joiner,
+    Recent,
+    compress,
+    decompress,
+    pieces,
+)
 
 
 @given(st.lists(st.integers(0, 3 * PIECE_BYTES), max_size=4))
@@ -58,3 +68,13 @@ def test_the_frames_used_last_are_kept() -> None:
     assert [recent.get(layer, 0) for layer in "abc"] == [b"1", b"123", b"123456"]
     recent.put("d", 0, b"x" * 11)
     assert recent.get("d", 0) is None
+
+
+def test_a_difference_is_small_and_of_use_to_who_has_the_base_alone() -> None:
+    base = random.Random(1).randbytes(3 << 20)
+    raw = base[: 1 << 20] + b"edited" + base[1 << 20 :]
+    frame = compress(raw, base)
+    assert len(frame) < 8000
+    assert decompress(frame, len(raw), base) == raw
+    with pytest.raises(ValueError, match="cannot be decompressed"):
+        decompress(frame, len(raw))
