@@ -23,7 +23,7 @@ if typing.TYPE_CHECKING:
     import ctypes
     import resource
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Set
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -33,9 +33,10 @@ _MACHINE_OOM_SCORE = 500  # of 1000: before anything a person started, after tho
 
 if sys.platform == "linux":
     #: Asks a machine's faulthandler for its stacks: a real-time signal, which programs rarely use.
-    STACK_DUMP_SIGNAL: int = signal.SIGRTMIN + 5
+    #: None where the supervisor could not read them; then programs keep all their signals.
+    STACK_DUMP_SIGNAL: int | None = signal.SIGRTMIN + 5
 else:
-    STACK_DUMP_SIGNAL = signal.SIGUSR2
+    STACK_DUMP_SIGNAL = None
 
 
 # Parents and children
@@ -103,18 +104,6 @@ def parent_of(pid: int) -> int | None:
         return _psutil_parent(pid)
 
 
-def is_descendant(pid: int, ancestor: int) -> bool:
-    """Whether ``ancestor`` is ``pid``'s parent, or its parent's parent, and so on."""
-    seen: set[int] = set()
-    parent = parent_of(pid)
-    while parent and parent not in seen:  # ``seen``: ids may be reused while we walk
-        if parent == ancestor:
-            return True
-        seen.add(parent)
-        parent = parent_of(parent)
-    return False
-
-
 def all_processes() -> list[int]:
     """List the ids of all processes that this one can see."""
     if sys.platform == "linux":
@@ -136,13 +125,20 @@ def session_of(pid: int) -> int | None:
         return None
 
 
-def processes_in_session(session: int) -> list[int]:
-    """List the processes of a session, its leader and zombies included.
+def processes_in(sessions: Set[int]) -> list[int]:
+    """List the processes of these sessions, their leaders and zombies included."""
+    return [pid for pid in all_processes() if session_of(pid) in sessions]
 
-    It finds what a dead machine left behind: those processes have lost their parent, but stay in
-    the machine's session unless they leave it on purpose.
+
+def strays_of(sessions: Set[int]) -> list[int]:
+    """List what is left of sessions whose leaders are dead, where orphans find no other parent.
+
+    Empty on Linux: there the subreaper has them all, whatever session they have gone to.
     """
-    return [pid for pid in all_processes() if session_of(pid) == session]
+    if sys.platform == "linux":
+        return []
+    else:
+        return processes_in(sessions)
 
 
 def kill_process_group(pgid: int, sig: int) -> bool:

@@ -262,9 +262,11 @@ class HostedMachine:
 
     async def _ask_for_stacks(self, pid: int) -> str:
         """Have it write the stacks of its threads, which it does even in the midst of C code."""
+        if osdep.STACK_DUMP_SIGNAL is None:
+            return ""
         try:
             file = os.open(f"/proc/{pid}/fd/{self._stack_fd}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # it is gone, or this platform has no such thing
+        except OSError:  # it is gone
             return ""
         try:
             before = seen = os.fstat(file).st_size

@@ -6,6 +6,7 @@ a dead process still holds its id (kill its group, say) can do so.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import asyncio
 
 _LOOK_SECONDS: Final = 0.002
+_WATCH_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +42,19 @@ class Exit:
 
 def protect_from_orphanhood(parent: int) -> None:
     """End with the parent: called in the child, when the parent is its final one."""
-    osdep.set_parent_death_signal(signal.SIGKILL)
+    if not osdep.set_parent_death_signal(signal.SIGKILL):
+        _thread.start_new_thread(_end_with, (parent,))
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _end_with(pid: int) -> None:
+    """Watch a process where the kernel does not do that for its children."""
+    with contextlib.suppress(ProcessLookupError):
+        watch = osdep.watch_process(pid)
+        while not osdep.wait_process(watch, _WATCH_SECONDS):
+            continue
+    os._exit(1)
 
 
 def wait_for_reparenting(before: int, after: int) -> None:
@@ -81,25 +93,27 @@ class Reaper:
 
     def reap(self) -> None:
         """Reap all children that have ended by now."""
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
+        with contextlib.suppress(ChildProcessError):
+            while self._reap_one():
+                continue
+
+    def _reap_one(self) -> bool:
+        looks = hasattr(os, "waitid")  # macOS: since Python 3.13
+        pid = -1
+        if looks:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if found is None:
-                return
-            self._on_ended(found.si_pid)
-            pid, status, usage = os.wait4(found.si_pid, 0)
-            self._on_reaped(
-                Exit(pid=pid, status=status, peak_memory_bytes=_max_rss_bytes(usage.ru_maxrss))
-            )
-
-
-def _max_rss_bytes(max_rss: int) -> int:
-    return max_rss if _RSS_IN_BYTES else max_rss * 1024
-
-
-_RSS_IN_BYTES: Final = os.uname().sysname == "Darwin"  # getrusage(2): kilobytes on Linux
+                return False
+            pid = found.si_pid
+            self._on_ended(pid)
+        pid, status, usage = os.wait4(pid, os.WNOHANG)
+        if not pid:
+            return False
+        if not looks:  # a moment late: its id is free by now, though not soon taken again
+            self._on_ended(pid)
+        peak = osdep.peak_memory_bytes(usage)
+        self._on_reaped(Exit(pid=pid, status=status, peak_memory_bytes=peak))
+        return True
 
 
 # Ending
@@ -119,7 +133,8 @@ class Orphanage:
         """Kill the processes that dead machines have left behind, and all their descendants.
 
         Those are children of this process by now; their own children become so in turn, when they
-        have ended, so repeat it until it finds none.
+        have ended, so repeat it until it finds none. On macOS they are nobody's, and found by their
+        session.
 
         Args:
             dead: Whether a mark (None: none) is one of a machine that is dead.
@@ -129,7 +144,7 @@ class Orphanage:
             How many were found.
         """
         left = set(sessions)
-        killed: set[int] = set()
+        killed = {pid for pid in osdep.strays_of(left) if not self._is_known(pid)}
         for orphan in osdep.children_of(os.getpid()):
             if self._is_known(orphan):
                 continue
@@ -154,12 +169,13 @@ def kill_everything(pids: Iterable[int], *, timeout: float) -> None:
         pids: Processes that lead groups.
         timeout: How long to wait for the last of them, in seconds.
     """
-    for pid in pids:
+    leaders = set(pids)
+    for pid in leaders:
         osdep.kill_process_group(pid, signal.SIGKILL)
         kill(pid, signal.SIGKILL)
     end = time.monotonic() + timeout
     # Who is killed hands its children on to this process: look again until there are none.
-    while found := osdep.descendants_of(os.getpid()):
+    while found := [*osdep.descendants_of(os.getpid()), *osdep.strays_of(leaders)]:
         for pid in found:
             kill(pid, signal.SIGKILL)
         if not reap_all() and time.monotonic() > end:

@@ -49,7 +49,8 @@ def prepare_template() -> None:
     # Far from the small numbers that programs expect for their own files.
     stack_fd = _move_up(stack_fd)
     faulthandler.enable(file=2, all_threads=True)
-    faulthandler.register(osdep.STACK_DUMP_SIGNAL, file=stack_fd, all_threads=True, chain=False)
+    if osdep.STACK_DUMP_SIGNAL is not None:
+        faulthandler.register(osdep.STACK_DUMP_SIGNAL, file=stack_fd, all_threads=True, chain=False)
     osdep.line_buffer_stdio()
     _line_buffer_streams()
     flush_streams()

@@ -57,6 +57,8 @@ def main(link_fd: int) -> None:
     except EOFError:
         os._exit(1)
     link = Link(sock)
+    with contextlib.suppress(PermissionError):  # it leads a session already, but for macOS
+        os.setsid()
     processes.protect_from_orphanhood(start.supervisor_pid)
     marks.mark_self(start.mark)
     if start.open_files is not None:
