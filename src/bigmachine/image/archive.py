@@ -21,7 +21,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from bigmachine.image import transit
-from bigmachine.image.listing import Kind, Listing, digest_of
+from bigmachine.image.listing import Listed, Listing
 from bigmachine.image.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def load(path: str) -> tuple[Manifest, dict[str, Layer]]:
     return manifest, layers
 
 
-class ArchivedLayer:
+class ArchivedLayer(Listed):
     """A layer in such a file.
 
     Args:
@@ -106,31 +106,11 @@ class ArchivedLayer:
     """
 
     def __init__(self, path: str, listing: bytes, packs: Mapping[str, Any]) -> None:
-        self.listing = listing
-        self.digest = digest_of(listing)
+        super().__init__(listing)
         self._path = path
-        self._decoded = Listing.decode(listing)
         self._packs = packs
-        if any(pack.sha256 not in packs for pack in self._decoded.packs):
+        if any(pack.sha256 not in packs for pack in self.decoded.packs):
             raise ValueError(f"it lacks a part of {self.name}")
-
-    def __repr__(self) -> str:
-        return f"<ArchivedLayer {self.name} {self.digest[:12]}>"
-
-    @property
-    def name(self) -> str:
-        """What it is, for a person."""
-        return self._decoded.name
-
-    @property
-    def kind(self) -> Kind:
-        """What it is."""
-        return self._decoded.kind
-
-    @property
-    def size_bytes(self) -> int:
-        """How much its files are together."""
-        return self._decoded.size_bytes
 
     def read_pack(self, number: int) -> bytes:
         """Return one of its packs, uncompressed.
@@ -139,7 +119,7 @@ class ArchivedLayer:
             OSError: It can no longer be read.
             ValueError: It is damaged.
         """
-        pack = self._decoded.packs[number]
+        pack = self.decoded.packs[number]
         offset, size = self._packs[pack.sha256]
         with open(self._path, "rb") as file:
             file.seek(offset)

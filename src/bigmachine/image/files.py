@@ -24,9 +24,9 @@ from bigmachine.image.listing import (
     Cutter,
     Entry,
     Kind,
+    Listed,
     Listing,
     Span,
-    digest_of,
     sort_entries,
 )
 
@@ -49,7 +49,7 @@ class Source:
     head: bytes = b""
 
 
-class FileLayer:
+class FileLayer(Listed):
     """A layer whose files are on this computer.
 
     Args:
@@ -60,49 +60,18 @@ class FileLayer:
     def __init__(
         self, listing: bytes, sources: Mapping[str, Source] | Callable[[], Mapping[str, Source]]
     ) -> None:
-        self.listing = listing
+        super().__init__(listing)
         self._given = sources
         self._spans: list[list[Span]] | None = None
-
-    def __repr__(self) -> str:
-        return f"<FileLayer {self.name} {self.digest[:12]}>"
-
-    @property
-    def digest(self) -> str:
-        """Its name by content."""
-        return self._digest
-
-    @cached_property
-    def _digest(self) -> str:
-        return digest_of(self.listing)
-
-    @cached_property
-    def _decoded(self) -> Listing:
-        return Listing.decode(self.listing)
 
     @cached_property
     def _sources(self) -> Mapping[str, Source]:
         return self._given() if callable(self._given) else self._given
 
     @property
-    def name(self) -> str:
-        """What it is, for a person."""
-        return self._decoded.name
-
-    @property
-    def kind(self) -> Kind:
-        """What it is."""
-        return self._decoded.kind
-
-    @property
-    def size_bytes(self) -> int:
-        """How much its files are together."""
-        return self._decoded.size_bytes
-
-    @property
     def entries(self) -> tuple[Entry, ...]:
         """Its files."""
-        return self._decoded.entries
+        return self.decoded.entries
 
     def source(self, path: str) -> Source | None:
         """Return where a file comes from; None: it is no file of this layer."""
@@ -115,15 +84,15 @@ class FileLayer:
             OSError: A file can no longer be read, or has changed since the image was built.
         """
         if self._spans is None:
-            self._spans = list(self._decoded.spans())
+            self._spans = list(self.decoded.spans())
         paths = []
         pieces = []
         for span in self._spans[number]:
-            path = self._decoded.entries[span.entry].path
+            path = self.decoded.entries[span.entry].path
             paths.append(self._sources[path].path or path)
             pieces.append(_read(self._sources[path], span))
         data = b"".join(pieces)
-        if hashlib.sha256(data).hexdigest() != self._decoded.packs[number].sha256:
+        if hashlib.sha256(data).hexdigest() != self.decoded.packs[number].sha256:
             raise OSError(
                 f"{max(paths, key=_changed)} has changed since the image was built; "
                 "start the program again"

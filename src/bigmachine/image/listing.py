@@ -25,6 +25,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Literal, Protocol, TypeAlias, cast, get_args
 
 FIXED_MTIME: Final = 946_684_800
@@ -184,6 +185,49 @@ class Layer(Protocol):
             OSError: It can no longer be read, or is no longer what it was.
         """
         ...
+
+
+class Listed:
+    """A layer as far as its listing tells: what layers that can be sent have in common.
+
+    Args:
+        listing: The canonical text of its listing; looked at when that is first needed.
+    """
+
+    def __init__(self, listing: bytes) -> None:
+        self.listing = listing
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} {self.digest[:12]}>"
+
+    @property
+    def digest(self) -> str:
+        """Its name by content."""
+        return self._digest
+
+    @property
+    def name(self) -> str:
+        """What it is, for a person."""
+        return self.decoded.name
+
+    @property
+    def kind(self) -> Kind:
+        """What it is."""
+        return self.decoded.kind
+
+    @property
+    def size_bytes(self) -> int:
+        """How much its files are together."""
+        return self.decoded.size_bytes
+
+    @cached_property
+    def decoded(self) -> Listing:
+        """What its listing says."""
+        return Listing.decode(self.listing)
+
+    @cached_property
+    def _digest(self) -> str:
+        return digest_of(self.listing)
 
 
 def digest_of(listing: bytes) -> str:

@@ -16,9 +16,10 @@ from linking import LIMIT, until
 from screens import Terminal
 from textlayers import TextLayer, layer_of, manifest_of
 
-from bigmachine.driver.images import ImageServer, fetch_image
+from bigmachine.driver.images import ImageServer, Prepared, fetch_image
 from bigmachine.driver.progress import StatusLine
 from bigmachine.errors import BigmachineError, ProvisionError
+from bigmachine.futures import Future
 from bigmachine.host.images import ImagesService
 from bigmachine.image.build import Image
 from bigmachine.image.files import FileLayer, Source, make_layer
@@ -177,15 +178,27 @@ def packs_at(host: Host, layer: TextLayer) -> int:
     return sum(coming.has(number) for number in range(layer.packs)) if coming else 0
 
 
+def half_way(cluster: Cluster) -> tuple[Gate, ImageServer, Host, Future[Prepared]]:
+    """A layer of which the half is at a host, its server, the host, and what will come of it."""
+    layer = gated()
+    server = cluster.server(image_of(layer))
+    (host,) = cluster.add(1)
+    future = cluster.begin(server, host)
+    until(lambda: packs_at(host, layer) == 2)
+    return layer, server, host, future
+
+
 def test_hosts_pass_packs_on_while_they_still_receive(cluster: Cluster) -> None:
     layer = gated()
     server = cluster.server(image_of(layer))
     hosts = cluster.add(4)
     futures = [cluster.begin(server, host) for host in hosts]
     until(lambda: all(packs_at(host, layer) == 2 for host in hosts))
+    assert not any(future.done() for future in futures)
+    assert server.sent[layer.digest] < 2.1 * MIB, "the driver has sent these packs to one of them"
     layer.opened.set()
     for future in futures:
-        future.result(LIMIT)
+        assert Path(future.result(LIMIT).root, "lib/big.so").read_bytes() == layer.content
 
 
 def test_who_waits_at_a_terminal_sees_how_far_it_is(
@@ -235,13 +248,19 @@ def test_a_host_that_others_cannot_reach_is_none_to_get_layers_from(
     assert server.sent.total() < 2.1 * sizes
 
 
+def with_one_that_has_it(cluster: Cluster, image: Image) -> tuple[ImageServer, Host, Host]:
+    """A server, a host that has the image from it, and one that has nothing."""
+    server = cluster.server(image)
+    first, second = cluster.add(2)
+    cluster.provide(server, [first])
+    return server, first, second
+
+
 def test_a_source_that_falls_silent_is_replaced(
     cluster: Cluster, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bigmachine.host.images.SILENCE_SECONDS", 0.2)
-    server = cluster.server(image)
-    first, second = cluster.add(2)
-    cluster.provide(server, [first])
+    server, first, second = with_one_that_has_it(cluster, image)
 
     async def silent(layer: str, wanted: list[int]) -> AsyncIterator[Piece]:
         async for piece in ImagesService.packs(first.service, layer, wanted[:1]):
@@ -258,9 +277,7 @@ def test_a_host_that_does_not_answer_is_left_alone(
     cluster: Cluster, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bigmachine.host.images.CONNECT_SECONDS", 0.1)
-    server = cluster.server(image)
-    first, second = cluster.add(2)
-    cluster.provide(server, [first])
+    server, first, second = with_one_that_has_it(cluster, image)
     held: list[socket.socket] = []
 
     def accept(_: str) -> socket.socket:
@@ -279,9 +296,7 @@ def test_a_host_that_does_not_answer_is_left_alone(
 def test_a_damaged_pack_goes_no_further(
     cluster: Cluster, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = cluster.server(image)
-    first, second = cluster.add(2)
-    cluster.provide(server, [first])
+    server, first, second = with_one_that_has_it(cluster, image)
 
     async def damaged(layer: str, wanted: list[int]) -> AsyncIterator[Piece]:
         for number in wanted:
@@ -293,11 +308,7 @@ def test_a_damaged_pack_goes_no_further(
 
 
 def test_what_was_begun_before_the_host_was_lost_is_not_sent_again(cluster: Cluster) -> None:
-    layer = gated()
-    server = cluster.server(image_of(layer))
-    (host,) = cluster.add(1)
-    lost = cluster.begin(server, host)
-    until(lambda: packs_at(host, layer) == 2)
+    layer, server, host, lost = half_way(cluster)
     cluster.runtime.loop.call_soon_threadsafe(server.forget, host.name)
     layer.opened.set()
     with pytest.raises(ProvisionError, match="given up"):
@@ -361,11 +372,7 @@ def test_an_image_can_be_fetched_back_and_given_to_others(
 
 
 def test_a_host_that_is_gone_fails_at_once(cluster: Cluster) -> None:
-    layer = gated()
-    server = cluster.server(image_of(layer))
-    (host,) = cluster.add(1)
-    future = cluster.begin(server, host)
-    until(lambda: packs_at(host, layer) == 2)
+    layer, _, host, future = half_way(cluster)
     cluster.home.do(host.cut)
     layer.opened.set()
     with pytest.raises(BigmachineError):
