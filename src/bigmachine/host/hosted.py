@@ -41,7 +41,7 @@ from bigmachine.lines import STREAMS, Stream
 if TYPE_CHECKING:
     import socket
 
-    from bigmachine.host.launcher import BootFailure
+    from bigmachine.host.hosted_template import BootFailure
     from bigmachine.host.oom import OomWatch
     from bigmachine.host.processes import Exit
     from bigmachine.host.spool import Spool

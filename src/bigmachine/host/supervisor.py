@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine import osdep
 from bigmachine.host import frames, processes
+from bigmachine.host.directory import PrivateDirectory
 from bigmachine.host.entry import AT_ONCE_SIGNAL
 from bigmachine.host.launcher import Launcher, Surroundings
 from bigmachine.host.messages import HostConfig, HostReady
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from bigmachine.addresses import Address
     from bigmachine.death import Death, DeathKind
     from bigmachine.host.headstart import Begun
-    from bigmachine.host.launcher import BootFailure
+    from bigmachine.host.hosted_template import BootFailure
     from bigmachine.host.messages import KeepaliveReply, LaunchSpec, MachineEvent
     from bigmachine.host.processes import Exit
 
@@ -81,7 +82,7 @@ def main(boot: socket.socket, values: dict[str, Any], begun: Begun | None, first
 def _run(config: HostConfig, boot: socket.socket, begun: Begun | None, first_mark: int) -> None:
     sys.path += [entry for entry in config.sys_path if entry not in sys.path]
     watch = None if config.driver_pid is None else osdep.watch_process(config.driver_pid)
-    directory = _Directory(config.directory)
+    directory = PrivateDirectory(config.directory)
     marks = itertools.count(first_mark)
     surroundings = Surroundings(
         supervisor_pid=os.getpid(),
@@ -114,7 +115,7 @@ class Supervisor:
         directory: The host's private directory.
     """
 
-    def __init__(self, config: HostConfig, launcher: Launcher, directory: _Directory) -> None:
+    def __init__(self, config: HostConfig, launcher: Launcher, directory: PrivateDirectory) -> None:
         import asyncio
 
         from bigmachine.host.events import EventLog
@@ -201,7 +202,7 @@ class Supervisor:
 
     def launch(self, spec: LaunchSpec) -> None:
         """Start machines; what becomes of them is told by events."""
-        from bigmachine.host.launcher import BootFailure
+        from bigmachine.host.hosted_template import BootFailure
         from bigmachine.host.messages import MachineStart
         from bigmachine.host.parcel import write_parcel
 
@@ -257,7 +258,7 @@ class Supervisor:
 
     def _refuse(self, machine: Any, fds: tuple[int, ...]) -> None:
         from bigmachine.death import DeathKind
-        from bigmachine.host.launcher import BootFailure
+        from bigmachine.host.hosted_template import BootFailure
 
         for fd in fds:
             os.close(fd)
@@ -480,31 +481,6 @@ class Supervisor:
         """Return what a machine died of, None while it lives."""
         machine = self.machines.get(machine_id)
         return None if machine is None else machine.death
-
-
-class _Directory:
-    """The host's private directory, locked for as long as this process lives."""
-
-    def __init__(self, path: str) -> None:
-        import fcntl
-
-        self.path = path
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        found = os.stat(path)
-        if found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise PermissionError(f"{path} is not this user's alone (it has to have mode 0700)")
-        self._lock = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        # Shared with the driver, which has made it: whoever gets it alone may remove it all.
-        fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-    def remove(self) -> None:
-        """Remove it with what is in it."""
-        with contextlib.suppress(OSError):
-            for name in os.listdir(self.path):
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(self.path, name))
-            os.rmdir(self.path)
 
 
 def _send(boot: socket.socket, ready: HostReady) -> bool:
