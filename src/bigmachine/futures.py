@@ -202,8 +202,12 @@ class Future(cf.Future[T]):
                     raise
         if self._state is CANCELLED_AND_NOTIFIED:
             raise _asyncio().CancelledError
+        if self._undecoded is not None:
+            self._decode()
+        if self._exception is None:
+            return cast("T", self._result)
         try:
-            return self.result()
+            raise self._exception
         finally:
             self = None  # type: ignore[assignment]  # breaks the cycle with the traceback
 

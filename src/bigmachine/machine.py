@@ -45,6 +45,7 @@ class Machine:
     def __init__(self, handle: Handle, services: ServiceTable | None) -> None:
         self._handle = handle
         self._services = services
+        self._names: dict[Any, str] = {} if services is None else services.names
         self._client = handle.client
 
     def __repr__(self) -> str:
@@ -156,12 +157,19 @@ class Machine:
             UsageError: The method brings many items (use `stream`), or several services have it.
             NoSuchServiceError: No service of this machine has the function.
         """
-        name = method if type(method) is str else self._find(method)
-        if name.startswith("Supervisor."):
-            return self._handle.ask(name, *args, **kwargs)
-        if self._services is not None:
-            self._services.check_no_stream(name)
-        return self._call(name, args, kwargs)
+        try:
+            name = self._names[method]
+        except (KeyError, TypeError):  # the first time, or what cannot be a method at all
+            name = method if type(method) is str else self._find(method)
+            if name.startswith("Supervisor."):
+                return self._handle.ask(name, *args, **kwargs)
+            if self._services is not None:
+                self._services.check_no_stream(name)
+            self._names[method] = name
+        try:
+            return self._client.call(name, args, kwargs)
+        except NotReadyError as error:  # an argument holds a machine that is still starting
+            return self._handle.call_when(error.machine, name, args, kwargs)
 
     @overload
     def retry_call(
@@ -305,12 +313,6 @@ class Machine:
         if self._services is not None:
             return self._services.find(function)
         return ServiceTable.remote_name(function)
-
-    def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
-        try:
-            return self._client.call(name, args, kwargs)
-        except NotReadyError as error:  # an argument holds a machine that is still starting
-            return self._handle.call_when(error.machine, name, args, kwargs)
 
     async def _retry(self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         import asyncio

@@ -22,8 +22,8 @@ class ServiceTable:
     def __init__(self, services: Mapping[str, Any]) -> None:
         self._types: dict[str, type[Any]] = {name: type(s) for name, s in services.items()}
         self._found: dict[Any, str] = {}
-        self._streams: set[str] = set()
-        self._no_streams: set[str] = set()
+        self.names: dict[Any, str] = {}
+        """What calls may name, by function or text: kept by those who have checked it."""
 
     def __repr__(self) -> str:
         return f"<ServiceTable {', '.join(self._types)}>"
@@ -59,16 +59,9 @@ class ServiceTable:
         Raises:
             UsageError: It does.
         """
-        if name in self._no_streams:
-            return
-        if name not in self._streams:
-            service, _, method = name.rpartition(".")
-            function = getattr(self._types.get(service), method, None)
-            if not _is_generator(function):
-                self._no_streams.add(name)
-                return
-            self._streams.add(name)
-        raise UsageError(f"{name} brings many items: use stream() instead of call()")
+        service, _, method = name.rpartition(".")
+        if _is_generator(getattr(self._types.get(service), method, None)):
+            raise UsageError(f"{name} brings many items: use stream() instead of call()")
 
     @staticmethod
     def remote_name(function: Any) -> str:

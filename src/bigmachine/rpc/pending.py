@@ -7,6 +7,7 @@ the inlet that the caller reads. Both end once: with the answer, with an error, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures._base import FINISHED
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -57,7 +58,7 @@ class Call(Future[Any]):
         """End with an answer: a pickle, or what makes the value."""
         if self.timer is not None or self.feeds is not None:
             self._release()
-        self.resolve(undecoded=undecoded, wakes=wakes)
+        self._finish(FINISHED, None, None, undecoded, wakes)
 
     def end(self, error: BaseException | None = None, wakes: Wakes | None = None) -> None:
         """End with an error, or because nobody wants the answer."""
