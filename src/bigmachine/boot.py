@@ -164,7 +164,7 @@ class Boot:
                 with contextlib.suppress(OSError):
                     send(driver, {"error": str(error), "kind": error.kind})
                     driver.settimeout(FAREWELL_SECONDS)
-                    while driver.recv(4096):  # until it has read all and closed
+                    while driver.recv(4096):  # until it has read all
                         pass
                 raise
             except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
@@ -209,15 +209,9 @@ class Boot:
             answer = {"lacks": {each.digest: list(range(len(each.packs))) for each in lacks}}
             send(driver, {**answer, "interpreter": python})
             if python is None and not shipped:
-                continue  # the driver may have one to offer
-            host = receive(driver)["from"] if lacks else ""
-            source = accept(listener, self.context, host) if host else driver
-            for layer in lacks:
-                self.cache.receive(layer, source)
-                if not self.hold(layer):
-                    raise Failure("directory", f"{self.cache.root} loses files")
-            if host:
-                source.close()
+                continue  # the driver may have one
+            if lacks:
+                self.fetch(lacks, driver, listener)
             if python is None:
                 path = os.path.join(self.cache.tree(str(shipped)), "bin", "python" + wanted)
                 python = try_python(path, wanted)
@@ -231,8 +225,19 @@ class Boot:
         self.is_up = True
         return boot_socket
 
+    def fetch(self, lacks: list[Layer], driver: socket.socket, listener: socket.socket) -> None:
+        """Get layers from the driver, or the host that it names."""
+        host = receive(driver)["from"]
+        source = accept(listener, self.context, host) if host else driver
+        for layer in lacks:
+            self.cache.receive(layer, source)
+            if not self.hold(layer):
+                raise Failure("directory", f"{self.cache.root} loses files")
+        if host:
+            source.close()
+
     def hold(self, layer: Layer) -> bool:
-        """Keep a layer from being removed while this process lives; whether it is here."""
+        """Keep a layer here while this process lives; whether it is."""
         held = self.cache.hold(layer)
         if held is not None:
             self.locks.append(held)
@@ -379,7 +384,7 @@ def listen(address: str, port: int) -> socket.socket:
 
 
 class Peer:
-    """Who has connected, and has not proved who it is yet."""
+    """Who has connected, and is nobody yet."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock: socket.socket | ssl.SSLSocket = sock
@@ -715,13 +720,13 @@ def platform() -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment that the host gives; the first of all processes may have little."""
+    """Return the host's environment; the first of all processes may have little."""
     defaults = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": os.path.expanduser("~")}
     return {**defaults, **os.environ}
 
 
 def become_subreaper() -> None:
-    """Become the parent of descendants who have lost theirs, where that can be."""
+    """Become the parent of descendants who have lost theirs."""
     if sys.platform == "linux":
         with contextlib.suppress(ImportError, OSError, AttributeError):
             import ctypes
