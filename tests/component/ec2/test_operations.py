@@ -55,7 +55,7 @@ def make(cloud: Cloud, **tags: str) -> str:
     """Make an instance that nobody looks after; return its id."""
     listed = [{"Key": key.replace("_", ":"), "Value": value} for key, value in tags.items()]
     specification = [{"ResourceType": "instance", "Tags": listed}] if listed else []
-    made = ec2(cloud).api.call_now(
+    making = ec2(cloud).api.submit(
         "run_instances",
         ImageId=cloud.ami,
         InstanceType=TYPE,
@@ -63,7 +63,7 @@ def make(cloud: Cloud, **tags: str) -> str:
         MaxCount=1,
         TagSpecifications=specification,
     )
-    return str(made["Instances"][0]["InstanceId"])
+    return str(making.result(LIMIT)["Instances"][0]["InstanceId"])
 
 
 def test_what_a_killed_driver_left_is_ended_and_nothing_else(cloud: Cloud, tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Final, cast
 
 from bigmachine.errors import UsageError
+from bigmachine.systems.ec2.threads import Threads
 
 AT_ONCE: Final = 8
 """How many calls are under way at a time."""
@@ -55,7 +57,9 @@ class Api:
         self._endpoint_url = endpoint_url
         self._clients: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="bigmachine-ec2")
+        self._threads = Threads(AT_ONCE)
+        # They end with this, but not before the program has ended.
+        weakref.finalize(self, self._threads.close).atexit = False
 
     def __repr__(self) -> str:
         return f"<Api region={self._region} profile={self._profile}>"
@@ -101,13 +105,12 @@ class Api:
 
     async def run(self, act: Callable[[], Any]) -> Any:
         """Run a function that makes calls in a thread of these."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, act)
+        return await asyncio.wrap_future(self._threads.submit(act))
 
-    def call_now(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Make a call in this thread."""
-        answer: dict[str, Any] = getattr(self.client("ec2"), method)(**parameters)
-        return answer
+    def submit(self, method: str, **parameters: Any) -> Future[Any]:
+        """Have a call made, from any thread and also while the program ends."""
+        return self._threads.submit(lambda: getattr(self.client("ec2"), method)(**parameters))
 
     def close(self) -> None:
         """Make no more calls. Idempotent."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()

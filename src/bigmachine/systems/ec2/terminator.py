@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING, Final
@@ -19,6 +18,8 @@ GATHER_SECONDS: Final = 0.05
 """How long terminations wait for others, to go in one call."""
 UNKNOWN_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
 """When EC2 is told again to terminate an instance that it does not know yet."""
+LAST_SECONDS: Final = 2.0
+"""How long the end of a program waits for a termination to be heard, of those that nobody heard."""
 
 
 class Terminator:
@@ -32,6 +33,7 @@ class Terminator:
         self._api = api
         self._ending: set[str] = set()
         self._task: asyncio.Task[None] | None = None
+        self._is_heard = True
 
     def __repr__(self) -> str:
         return f"<Terminator of {len(self._ending)} instances>"
@@ -43,13 +45,16 @@ class Terminator:
             self._task = asyncio.get_running_loop().create_task(self._end_soon())
 
     def end_now(self, instance_id: str) -> None:
-        """Have an instance terminated; from any thread, without waiting."""
-
-        def act() -> None:
-            with contextlib.suppress(Exception):
-                self._api.call_now("terminate_instances", InstanceIds=[instance_id])
-
-        threading.Thread(target=act, name="bigmachine-ec2-end").start()
+        """Have an instance terminated; from any thread, and without waiting but at the very end."""
+        said = self._api.submit("terminate_instances", InstanceIds=[instance_id])
+        if self._is_heard and not threading.main_thread().is_alive():
+            # The program ends, and its threads with it.
+            try:
+                said.result(LAST_SECONDS)
+            except TimeoutError:
+                self._is_heard = False
+            except Exception as error:
+                logger.debug("EC2 was not told to terminate %s: %s", instance_id, error)
 
     async def wait(self) -> None:
         """Wait until what `end` was told has been said to EC2."""
