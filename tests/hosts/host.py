@@ -182,6 +182,20 @@ class LabHost:
         """End all its processes; its kernel closes their connections."""
         self._end()
 
+    def end_ssh_connections(self) -> int:
+        """Kill what serves the connections to its SSH server; return how many processes."""
+        own = _namespace(self.first_process())
+        found = [
+            each
+            for each in psutil.process_iter()
+            if each.pid != self.first_process() and _namespace(each.pid) == own
+        ]
+        sessions = [each for each in found if each.name().startswith("sshd")]
+        for session in sessions:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                session.kill()
+        return len(sessions)
+
     def link_down(self) -> None:
         """Pull the cable."""
         run("ip", "link", "set", self.interface, "down")

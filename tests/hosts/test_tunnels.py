@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -11,6 +12,7 @@ from .conftest import StartHosts
 from .drivers import Drivers, assert_clean
 from .host import LabHost
 from .network import Ailment
+from .test_faults import LEASE, SLACK, Talking, talking
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -69,3 +71,58 @@ def test_hosts_behind_a_jump_host_are_used_in_the_same_way(
     said = drivers.run(PEERS, two, cpus_per_machine="host", jump=jump.name).stdout
     assert said.splitlines() == ["asked h2 h3", "asked h2 h3", "took 10000000"]
     assert_clean([jump, *two], 5.0)
+
+
+def try_until_it_answers(program: Talking, host: LabHost, method: str, *args: float) -> list[str]:
+    """Call until the connection is there again; until then the calls say that it is not."""
+    deadline = time.monotonic() + 30.0
+    while True:
+        result, _ = program.do(host, method, *args)
+        if result[0] == "ok":
+            return result
+        assert result[0] == "TransportError", result
+        assert time.monotonic() < deadline, result
+
+
+def test_a_tunnelled_host_is_reached_again_when_its_ssh_connection_breaks(
+    hosts: StartHosts, drivers: Drivers
+) -> None:
+    one, other = hosts(2)
+    with talking(drivers, [one, other], tunnel="always", keepalive=10.0) as program:
+        (_, pid), _ = program.do(one, "pid")
+        for _ in range(2):
+            program.begin(one, "block")
+            assert one.end_ssh_connections()
+
+            result, seconds = program.end()
+
+            assert result[0] == "TransportError"
+            assert seconds < SLACK
+            assert try_until_it_answers(program, one, "pid") == ["ok", pid]
+            # By each other, too: the port there is the same as before.
+            assert try_until_it_answers(program, one, "ask", 0) == ["ok", 2]
+            assert try_until_it_answers(program, other, "ask", 0) == ["ok", 2]
+        program.finish()
+    assert_clean([one, other], SLACK)
+
+
+def test_a_tunnelled_host_that_stays_away_is_given_up_after_its_lease(
+    hosts: StartHosts, drivers: Drivers
+) -> None:
+    one, other = hosts(2)
+    with talking(drivers, [one, other], tunnel="always", keepalive=LEASE) as program:
+        one.part_from_driver()
+        program.begin(one, "block")
+
+        result, seconds = program.end()
+
+        assert result[0] in ("TransportError", "MachineStoppedError"), result
+        deadline = time.monotonic() + 3 * LEASE + 2 * SLACK
+        while result[0] == "TransportError":
+            assert time.monotonic() < deadline, result
+            result, seconds = program.do(one, "pid")
+        assert result[1] in ("host", "keepalive")
+        assert "did not come back" in result[2] or "no answer to a keepalive" in result[2]
+        assert seconds < 3 * LEASE + 2 * SLACK
+        assert program.do(other, "pid")[0][0] == "ok"
+        program.finish()

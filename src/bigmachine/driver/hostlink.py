@@ -1,8 +1,9 @@
 """One host as the driver sees it: its control connection, and what comes over it.
 
 Events and output of the host's machines arrive as streams; keepalives go out. What always holds:
-when the connection is lost, its machines are STOPPED with a death of kind ``host``, and the host
-is ended.
+when the host is lost, its machines are STOPPED with a death of kind ``host``, and the host is
+ended. It is lost with its connection, unless its system says that it is reached again: then each
+event and each piece of output comes once, over whatever connection.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from bigmachine.driver.output import Output
     from bigmachine.driver.recorder import Recorder
     from bigmachine.driver.runtime import Runtime
+    from bigmachine.host.spool import OutputChunk
     from bigmachine.rpc.dialer import Dialer
     from bigmachine.systems.base import Host, System
 
@@ -65,6 +67,8 @@ class HostLink:
         self._abroad = abroad
         self._recorder = recorder
         self._stopping = False
+        self._unanswered = 0  # launches: with one a host is lost when its connection breaks
+        self._rejoining: asyncio.Task[bool] | None = None
         self._reply_times: deque[float] = deque(maxlen=_KEPT_REPLY_TIMES)
         subject = host.id
         self.control = Client(
@@ -112,7 +116,9 @@ class HostLink:
                     handle.image_digest = orders.image.digest
             specs = tuple(MachineSpec(id=each.id, index=each.index) for each in handles)
             spec = orders.launch_spec(specs, maxprocs=self.host.maxprocs)
+            self._unanswered += 1
             await self.control.call("Host.launch", (spec,))
+            self._unanswered -= 1
         except Exception as error:  # whatever it was, they must not wait for ever
             for handle in handles:
                 death = Death(kind=DeathKind.HOST, machine=handle.label, detail=str(error))
@@ -149,7 +155,7 @@ class HostLink:
         self.control.close()  # the supervisor, which has nothing more to say, waits for that
         self._part()
         await self.host.stop(left(0.0))
-        for task in self._tasks:
+        for task in (*self._tasks, *filter(None, (self._rejoining,))):
             task.cancel()
 
     def kill(self) -> None:
@@ -189,14 +195,35 @@ class HostLink:
     # What comes over the connection.
 
     async def _follow_events(self) -> None:
-        try:
-            async for event in self.control.stream("Host.events"):
-                self._on_event(event)
-            reason = "its supervisor ended"
-        except BigmachineError as error:
-            reason = str(error)
+        """Take each event once, over one connection after another."""
+        seen = 0
+        while True:
+            number = 0
+            try:
+                async for event in self.control.stream("Host.events"):
+                    number += 1
+                    if number > seen:
+                        seen = number
+                        self._on_event(event)
+                reason = "its supervisor ended"
+                break
+            except BigmachineError as error:
+                reason = str(error)
+            if not await self._is_back():
+                break
         if not self._stopping:
             await self._lose(reason)
+
+    async def _is_back(self) -> bool:
+        """Wait, where the connection has broken and the host may live on, until it is reached."""
+        if self._rejoining is None or self._rejoining.done():
+            if self.lost or self._stopping or self._unanswered:
+                return False
+            self._rejoining = self._runtime.start_task(self.host.rejoin(), f"rejoin {self.host.id}")
+        is_back = await asyncio.shield(self._rejoining)
+        if is_back:
+            logger.info("%s is reached again", self.host.id)
+        return is_back and not self.lost
 
     def _on_event(self, event: MachineEvent) -> None:
         if event.kind is EventKind.NOTICE:
@@ -221,15 +248,25 @@ class HostLink:
         return death
 
     async def _follow_output(self) -> None:
-        try:
-            async for batch in self.control.stream("Host.output"):
-                for chunk in batch:
-                    handle = self.machines.get(chunk.machine_id)
-                    if handle is not None:
-                        self._output.feed(handle.label, chunk.stream, chunk.data)
-                await self._output.room()
-        except BigmachineError as error:
-            logger.debug("output of %s ended: %s", self.host.id, error)
+        """Take each batch once, over one connection after another."""
+        taken = 0
+        while True:
+            try:
+                async for batch in self.control.stream("Host.output", (taken,)):
+                    taken += 1
+                    self._take(batch)
+                    await self._output.room()
+                return
+            except BigmachineError as error:
+                logger.debug("output of %s ended: %s", self.host.id, error)
+            if not await self._is_back():
+                return
+
+    def _take(self, batch: list[OutputChunk]) -> None:
+        for chunk in batch:
+            handle = self.machines.get(chunk.machine_id)
+            if handle is not None:
+                self._output.feed(handle.label, chunk.stream, chunk.data)
 
     async def _keep_alive(self) -> None:
         config = self.system.keepalive

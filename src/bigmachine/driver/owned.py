@@ -70,11 +70,14 @@ class OwnedHandle(Handle):
 
     async def _stop(self) -> None:
         await self.wait(State.STARTING)
-        if self.control is not None and self.state < State.STOPPED:
-            # Without its host it is stopped, or will be in a moment.
-            with contextlib.suppress(TransportError):
+        stopped = asyncio.wrap_future(self.wait(State.STOPPED))
+        while self.control is not None and self.state < State.STOPPED:
+            try:
                 await self.control.call("Host.stop", (self.id, STOP_SECONDS))
-        await self.wait(State.STOPPED)
+                break
+            except TransportError:  # without its host it is stopped in a moment, or it comes back
+                await asyncio.wait((stopped,), timeout=NEWS_SECONDS)
+        await stopped
 
     def _give_up(self) -> None:
         """Have it killed as well."""

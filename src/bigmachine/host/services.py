@@ -17,6 +17,7 @@ from bigmachine.death import Death, DeathKind
 from bigmachine.errors import MachineStoppedError, UsageError
 from bigmachine.host import parcel
 from bigmachine.host.messages import KeepaliveReply, LaunchSpec, MachineEvent
+from bigmachine.host.outbox import Outbox
 from bigmachine.host.spool import OutputChunk
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class HostService:
 
     def __init__(self, supervisor: Hosting) -> None:
         self._supervisor = supervisor
+        self._outbox: Outbox | None = None
 
     async def launch(self, spec: LaunchSpec) -> None:
         """Start machines. Returns at once; `events` tells what becomes of them."""
@@ -133,12 +135,17 @@ class HostService:
         async for event in self._supervisor.events.follow():
             yield event
 
-    async def output(self) -> AsyncIterator[list[OutputChunk]]:
+    async def output(self, taken: int = 0) -> AsyncIterator[list[OutputChunk]]:
         """Bring what machines write, until the host has shut down and all of it is taken.
 
-        For one caller at a time.
+        For one caller, which may come again.
+
+        Args:
+            taken: How many batches it has got already.
         """
-        while (batch := await self._supervisor.spool.next_batch()) is not None:
+        if self._outbox is None:
+            self._outbox = Outbox(self._supervisor.spool)
+        async for batch in self._outbox.follow(taken):
             yield batch
 
     async def tail(self, machine_id: str) -> AsyncIterator[str]:
