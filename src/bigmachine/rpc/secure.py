@@ -32,6 +32,8 @@ class Tls:
         )
         self._lock = allocate_lock()  # an SSL object must not be used by two threads at once
         self._cipher = memoryview(bytearray(_CIPHER_BYTES))
+        self.drained = True
+        """Whether the last `read` has left nothing: to learn it by another one costs an exception."""
 
     def __repr__(self) -> str:
         return f"<Tls {self._ssl.version() or 'before the handshake'}>"
@@ -89,7 +91,9 @@ class Tls:
         """Decrypt into a buffer; return the count, 0 at the end, -1 when more must come first."""
         with self._lock:
             try:
-                return cast("int", self._ssl.read(len(buffer), buffer))
+                count = cast("int", self._ssl.read(len(buffer), buffer))
+                self.drained = not (self._incoming.pending or self._ssl.pending())
+                return count
             except ssl.SSLWantReadError:
                 return -1
             except ssl.SSLZeroReturnError:

@@ -391,6 +391,8 @@ class Channel:
             self._deliver(receiver.received(count))
             if self.closed:
                 return
+            if tls.drained:
+                break
         if ended or count == 0:
             raise EOFError("the other side closed the connection")
 
