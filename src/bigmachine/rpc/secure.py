@@ -33,7 +33,7 @@ class Tls:
         self._lock = allocate_lock()  # an SSL object must not be used by two threads at once
         self._cipher = memoryview(bytearray(_CIPHER_BYTES))
         self.drained = True
-        """Whether the last `read` has left nothing: to learn it by another one costs an exception."""
+        """Whether the last `read` left nothing: another one would say so by an exception."""
 
     def __repr__(self) -> str:
         return f"<Tls {self._ssl.version() or 'before the handshake'}>"
