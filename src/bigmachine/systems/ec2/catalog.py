@@ -19,6 +19,11 @@ _PARAMETERS: Final = {
 }
 """The public parameters that name the newest image of each flavour."""
 FLAVORS: Final = tuple(_PARAMETERS)
+OWNERS: Final = ("self", "amazon", "099720109477", "136693071363")
+"""Whose images are looked for by name: this account, Amazon, Canonical, Debian.
+
+Anybody may publish an image under any name, and would be given the credentials of a host.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +84,8 @@ async def find_image(api: Api, ami: str | None, flavor: str, architecture: str) 
 
     Args:
         api: The account and region.
-        ami: Its id, or a name (``*`` stands for anything), of which the newest is taken; None is
-            the newest of a flavour.
+        ami: Its id, or a name (``*`` stands for anything) of which the newest of `OWNERS` is
+            taken; None is the newest of a flavour.
         flavor: One of `FLAVORS`.
         architecture: ``x86_64`` or ``arm64``.
 
@@ -101,13 +106,16 @@ async def find_image(api: Api, ami: str | None, flavor: str, architecture: str) 
             {"Name": "architecture", "Values": [architecture]},
             {"Name": "state", "Values": ["available"]},
         ]
-        answer = await api.call("describe_images", Filters=filters)
+        answer = await api.call("describe_images", Owners=list(OWNERS), Filters=filters)
     images = sorted(answer["Images"], key=lambda image: image.get("CreationDate", ""))
     if images:
         return read_image(images[-1])
     if wanted.startswith("ami-"):
         return Image(id=wanted)  # it is not ours to see, but may be ours to run
-    raise UsageError(f"EC2: ami={ami!r}: no {architecture} image of this region has that name")
+    raise UsageError(
+        f"EC2: ami={ami!r}: neither this account nor Amazon, Canonical or Debian has an "
+        f"{architecture} image of that name in this region; say another one's image by its id"
+    )
 
 
 def read_image(values: Mapping[str, Any]) -> Image:

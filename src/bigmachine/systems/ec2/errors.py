@@ -21,12 +21,26 @@ _CAPACITY: Final = frozenset(
 _THROTTLING: Final = frozenset(
     {"RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequestsException"}
 )
+_RENEW: Final = "renew the credentials (aws sso login, aws configure)"
 _REMEDIES: Final = {
     "UnauthorizedOperation": "let the policy of these credentials allow the action",
     "AccessDenied": "let the policy of these credentials allow the action",
     "AccessDeniedException": "let the policy of these credentials allow the action",
     "AuthFailure": "renew the credentials (aws sso login, aws configure), or choose profile=",
-    "ExpiredToken": "renew the credentials (aws sso login, aws configure)",
+    "AuthFailure.ServiceLinkedRoleCreationNotPermitted": (
+        "have an administrator create the role for spot instances once (aws iam "
+        "create-service-linked-role --aws-service-name spot.amazonaws.com), or use on_demand=True"
+    ),
+    "ExpiredToken": _RENEW,
+    "ExpiredTokenException": _RENEW,
+    "UnauthorizedSSOTokenError": _RENEW,
+    "SSOTokenLoadError": _RENEW,
+    "TokenRetrievalError": _RENEW,
+    "CredentialRetrievalError": _RENEW,
+    "PartialCredentialsError": "set up all of the credentials (aws configure), or profile=",
+    "SignatureDoesNotMatch": (
+        "renew the credentials (aws configure), and see whether this computer's clock is right"
+    ),
     "RequestExpired": "renew the credentials, and see whether this computer's clock is right",
     "InvalidClientTokenId": "renew the credentials (aws configure), or choose another profile=",
     "OptInRequired": "accept the image's terms, or enable the region, in the AWS console",
@@ -39,11 +53,15 @@ _REMEDIES: Final = {
     "InvalidGroupId.Malformed": "name a security group of this region with security_groups=",
     "InvalidSubnetID.NotFound": "name a subnet of this region with subnets=",
     "InvalidInstanceType": "name a type that this region has with instance_type=",
+    "InsufficientFreeAddressesInSubnet": "name more subnets, or larger ones, with subnets=",
+    "InvalidParameterValue": "see the option that AWS names",
+    "ParameterNotFound": "this region has no such flavor: name an image of it with ami=",
     "VPCIdNotSpecified": "there is no default VPC here: name a subnet with subnets=",
     "DefaultVpcDoesNotExist": "there is no default VPC here: name a subnet with subnets=",
     "NoRegionError": "say region=, or set AWS_REGION",
     "NoCredentialsError": "set up credentials: aws configure, AWS_ACCESS_KEY_ID, or profile=",
     "ProfileNotFound": "name a profile of ~/.aws/config with profile=",
+    "ConnectTimeoutError": "see whether this computer reaches AWS, and whether region= is one",
     "EndpointConnectionError": "see whether this computer reaches AWS, and whether region= is one",
 }
 

@@ -89,24 +89,25 @@ class Maker:
     async def _from_fleet(self, plan: Plan, wishes: Wishes, template: str) -> str:
         problem: BaseException = RuntimeError("no market was tried")
         for market in plan.markets:
-            parameters = request.fleet(
-                wishes, plan.kinds, template=template, market=market, token=secrets.token_hex(16)
-            )
             try:
-                answer = await self._api.call("create_fleet", **parameters)
+                return await self._ask_fleet(plan, wishes, template, market)
             except Exception as error:
-                if not errors.is_capacity(errors.code_of(error)):
+                code = errors.code_of(error)
+                if not errors.is_capacity(code):
                     raise
+                self._event("noCapacity", market=market, code=code)
                 problem = error
-                continue
-            ids = [each for part in answer.get("Instances", ()) for each in part["InstanceIds"]]
-            if ids:
-                return str(ids[0])
-            problem = FleetError(answer.get("Errors", ()))
-            if not errors.is_capacity(errors.code_of(problem)):
-                raise problem
-            self._event("noCapacity", market=market, code=errors.code_of(problem))
         raise problem
+
+    async def _ask_fleet(self, plan: Plan, wishes: Wishes, template: str, market: str) -> str:
+        parameters = request.fleet(
+            wishes, plan.kinds, template=template, market=market, token=secrets.token_hex(16)
+        )
+        answer = await self._api.call("create_fleet", **parameters)
+        ids = [each for part in answer.get("Instances", ()) for each in part["InstanceIds"]]
+        if not ids:
+            raise FleetError(answer.get("Errors", ()))
+        return str(ids[0])
 
 
 class FleetError(Exception):

@@ -48,7 +48,8 @@ class EC2(System):
         endpoint_url: Where the API is; by default AWS.
         on_demand: Take on-demand instances alone.
         spot_only: Take spot instances alone. With neither: spot, and on-demand where there is none.
-        ami: An image's id, or its name (the newest of that name); by default of ``flavor``.
+        ami: An image's id, or its name: the newest of this account's, Amazon's, Canonical's and
+            Debian's. By default of ``flavor``.
         flavor: ``"ubuntu"``, ``"debian"`` or ``"amazon"``: the newest image of these.
         subnets: Where instances may be; by default the default VPC.
         zones: Availability zones, where no subnets are named.

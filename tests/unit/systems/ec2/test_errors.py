@@ -58,6 +58,9 @@ def test_so_is_being_asked_too_often(code: str) -> None:
         ("InvalidGroup.NotFound", "security_groups="),
         ("InvalidKeyPair.NotFound", "key_name="),
         ("OptInRequired", "terms"),
+        ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "create-service-linked-role"),
+        ("InsufficientFreeAddressesInSubnet", "more subnets"),
+        ("ParameterNotFound", "ami="),
     ],
 )
 def test_a_remedy_names_what_to_change(code: str, words: str) -> None:
