@@ -16,15 +16,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Final
 
 from bigmachine.addresses import Address
-from bigmachine.errors import BigmachineError, TransportError, is_remote
+from bigmachine.errors import BigmachineError, is_remote
 from bigmachine.host import bootlink, inbound
 from bigmachine.host.inbound import FRAME_BYTES, LISTING_BYTES, Held, Inbound
+from bigmachine.host.peer import Peer
 from bigmachine.image import transit
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
     from bigmachine.rpc.server import Server
     from bigmachine.rpc.streams import Stream
 
-CONNECT_SECONDS: Final = 5.0
-"""How long another host may take to answer at all; there are others, and the driver."""
-SILENCE_SECONDS: Final = 10.0
-"""How long another host may be silent on all streams from it; it speaks every two seconds."""
 RECENT_BYTES: Final = 48 << 20
 """How much of the packs is kept in memory to be passed on."""
 
@@ -63,7 +59,7 @@ class ImagesService:
         self._store: Store | None = None
         self._recent = transit.Recent(RECENT_BYTES)
         self._inbound: dict[str, Inbound] = {}
-        self._peers: dict[str, _Peer] = {}
+        self._peers: dict[str, Peer] = {}
         self._images: dict[str, Assembled] = {}
         self._pruning: asyncio.Future[None] | None = None
 
@@ -257,13 +253,13 @@ class ImagesService:
             raise LookupError(f"there is no layer {layer} on this host")
         return Held(layer, store, self._recent)
 
-    def _peer(self, address: str) -> _Peer:
+    def _peer(self, address: str) -> Peer:
         peer = self._peers.get(address)
         if peer is None:
-            peer = self._peers[address] = _Peer(self._connect(Address.parse(address)))
+            peer = self._peers[address] = Peer(self._connect(Address.parse(address)))
         return peer
 
-    async def _pull(self, coming: Inbound, peer: _Peer) -> None:
+    async def _pull(self, coming: Inbound, peer: Peer) -> None:
         if not coming.text:
             joiner = transit.Joiner(LISTING_BYTES)
             async with aclosing(peer.follow("Images.listing", coming.digest)) as pieces:
@@ -280,59 +276,6 @@ class ImagesService:
                 pack = joiner.feed(piece)
                 if pack is not None:
                     await coming.take(*pack)
-
-
-class _Peer:
-    """Another host: one connection for all that comes from it."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self._heard = time.monotonic()
-
-    async def reach(self) -> None:
-        """Make sure that it answers.
-
-        Raises:
-            TransportError: It does not.
-        """
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await self.client.call("Images.here")
-        except TimeoutError:
-            raise TransportError(
-                f"{self.client.label} does not answer", outcome="not_sent"
-            ) from None
-        self._heard = time.monotonic()
-
-    async def follow(self, method: str, *args: object) -> AsyncGenerator[transit.Piece, None]:
-        """Take the items of a stream, as long as anything at all comes from there.
-
-        Raises:
-            TransportError: It has been silent for too long, or the connection broke.
-        """
-        loop = asyncio.get_running_loop()
-        silent = False
-        timer: asyncio.TimerHandle | None = None
-        with self.client.stream(method, args) as stream:
-
-            def look() -> None:
-                nonlocal timer, silent
-                silent = time.monotonic() - self._heard > SILENCE_SECONDS
-                if silent:
-                    stream.close()
-                else:
-                    timer = loop.call_later(SILENCE_SECONDS / 4, look)
-
-            look()
-            try:
-                async for piece in stream:
-                    self._heard = time.monotonic()
-                    yield piece
-            finally:
-                if timer is not None:
-                    timer.cancel()
-        if silent:
-            raise TransportError(f"{self.client.label} is silent", outcome="maybe_ran")
 
 
 def images_service(config: HostConfig, server: Server) -> ImagesService:

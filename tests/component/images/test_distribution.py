@@ -259,7 +259,7 @@ def with_one_that_has_it(cluster: Cluster, image: Image) -> tuple[ImageServer, H
 def test_a_source_that_falls_silent_is_replaced(
     cluster: Cluster, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bigmachine.host.images.SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr("bigmachine.host.peer.SILENCE_SECONDS", 0.2)
     server, first, second = with_one_that_has_it(cluster, image)
 
     async def silent(layer: str, wanted: list[int]) -> AsyncIterator[Piece]:
@@ -276,7 +276,7 @@ def test_a_source_that_falls_silent_is_replaced(
 def test_a_host_that_does_not_answer_is_left_alone(
     cluster: Cluster, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bigmachine.host.images.CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr("bigmachine.host.peer.CONNECT_SECONDS", 0.1)
     server, first, second = with_one_that_has_it(cluster, image)
     held: list[socket.socket] = []
 
