@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,7 +117,19 @@ def test_what_a_killed_driver_left_is_ended_and_nothing_else(cloud: Cloud, tmp_p
     assert collected(ec2(cloud), dry_run=False) == []
 
 
+def let_in(cloud: Cloud, **who: Any) -> str:
+    """Have the default security group let somebody in; return its id."""
+    api = ec2(cloud).api
+    answer = api.submit("describe_security_groups", GroupNames=["default"]).result(LIMIT)
+    group = str(answer["SecurityGroups"][0]["GroupId"])
+    rule = {"IpProtocol": "tcp", "FromPort": 5550, "ToPort": 5550, **who}
+    rules = {"GroupId": group, "IpPermissions": [rule]}
+    api.submit("authorize_security_group_ingress", **rules).result(LIMIT)
+    return group
+
+
 def test_doctor_finds_nothing_wrong_and_launches_nothing(cloud: Cloud) -> None:
+    group = let_in(cloud, IpRanges=[{"CidrIp": "203.0.113.0/24"}])
     checks = examined(ec2(cloud))
     assert [check.name for check in checks] == [
         "credentials",
@@ -124,11 +137,28 @@ def test_doctor_finds_nothing_wrong_and_launches_nothing(cloud: Cloud) -> None:
         "image",
         "RunInstances",
         "CreateLaunchTemplate",
+        "port 5550",
     ]
     assert {check.verdict for check in checks} == {Verdict.OK}, checks
     assert f"{TYPE} (2 cpus)" in checks[1].seen
+    assert checks[-1].seen == f"{group} lets in 203.0.113.0/24"
     assert cloud.booted == {}
     assert cloud.backend.launch_templates == {}
+
+
+def test_doctor_says_how_a_security_group_lets_this_computer_in(cloud: Cloud) -> None:
+    check = examined(ec2(cloud))[-1]
+    assert (check.name, check.verdict) == ("port 5550", Verdict.FAIL)
+    assert "lets nobody in" in check.seen
+    assert "authorize-security-group-ingress --group-id sg-" in check.remedy
+
+
+def test_doctor_knows_that_a_default_group_lets_in_its_own_alone(cloud: Cloud) -> None:
+    group = ec2(cloud).api.submit("describe_security_groups").result(LIMIT)["SecurityGroups"][0]
+    let_in(cloud, UserIdGroupPairs=[{"GroupId": group["GroupId"]}])
+    check = examined(ec2(cloud, security_groups=[group["GroupId"]]))[-1]
+    assert check.verdict is Verdict.WARN
+    assert "unless it is an instance with that group" in check.remedy
 
 
 def test_doctor_says_that_there_are_no_credentials(

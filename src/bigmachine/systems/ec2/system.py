@@ -148,6 +148,11 @@ class EC2(System):
         """The account and region."""
         return self._api
 
+    @property
+    def port(self) -> int:
+        """Where instances are reached."""
+        return self._options.port
+
     async def plan(self) -> Plan:
         """Return what will be launched; the API is asked once.
 
