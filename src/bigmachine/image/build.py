@@ -276,7 +276,7 @@ class _Builder:
             tags=tags,
         )
         known = Known(ref, layer, (*files, *part.found.links), tuple(problems))
-        if key and all(source.data is None for source in files.values()):
+        if key and not hold and all(source.data is None for source in files.values()):
             index.keep(key, known, files, state)
         return known
 
