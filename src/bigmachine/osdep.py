@@ -222,9 +222,7 @@ def boot_id() -> str:
     if sys.platform == "linux":
         return _read("/proc/sys/kernel/random/boot_id").decode().strip()
     else:
-        import psutil
-
-        return str(psutil.boot_time())
+        return _boot_session()
 
 
 def first_environ() -> dict[str, str] | None:
@@ -482,6 +480,20 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _boot_session() -> str:
+    """Return by what macOS knows this boot: the time of it changes when the clock is set."""
+    import ctypes
+
+    import psutil
+
+    text = ctypes.create_string_buffer(64)
+    size = ctypes.c_size_t(len(text))
+    name = b"kern.bootsessionuuid"
+    if _libc().sysctlbyname(name, text, ctypes.byref(size), None, ctypes.c_size_t(0)) == 0:
+        return text.value.decode()
+    return str(psutil.boot_time())
 
 
 def _psutil_children(pid: int) -> list[int]:

@@ -221,6 +221,8 @@ def _reset_signals() -> None:
 
 
 def _own_stack_file() -> None:
+    if osdep.STACK_DUMP_SIGNAL is None:
+        return
     with contextlib.suppress(OSError):
         descriptor = osdep.memfd("bigmachine-stack")
         os.dup2(descriptor, stack_fd, inheritable=False)
