@@ -80,13 +80,13 @@ class CallConformance(Conformance):
 
             asyncio.run(ask())
 
-        threads = [threading.Thread(target=plainly, args=(100 * n,)) for n in range(5)]
-        threads += [threading.Thread(target=in_a_loop, args=(100 * n,)) for n in range(5, 10)]
+        threads = [threading.Thread(target=plainly, args=(100 * n,)) for n in range(10)]
+        threads += [threading.Thread(target=in_a_loop, args=(100 * n,)) for n in range(10, 20)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(self.limit_seconds)
-        assert sorted(found) == sorted(100 * n + k for n in range(10) for k in range(20))
+        assert sorted(found) == sorted(100 * n + k for n in range(20) for k in range(20))
 
     def test_a_result_that_is_not_there_in_time_may_be_asked_for_again(self) -> None:
         call = self.one().call(Worker.nap, 0.3)
