@@ -20,29 +20,34 @@ seconds, keepalive = float(sys.argv[1]), float(sys.argv[2])
 
 class Busy(Probe):
     def sleep_in_c(self):
+        print("begun")
         hold_lock(int(seconds * 1e6))
         return "awake"
 
     def compute_in_c(self):
+        print("begun")
         end = time.monotonic() + seconds
         while time.monotonic() < end:  # each a second or so, during which nobody else has a turn
             pow(3, 400_000, 7 ** 150_000)
         return "computed"
 
     def match_in_c(self):
+        print("begun")
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             re.match(r"(a+)+$", "a" * 23 + "b")
         return "matched"
 
 
-with bm.start(Local(keepalive=keepalive)) as cluster:
+begun = threading.Semaphore(0)
+with bm.start(Local(keepalive=keepalive), output=lambda line: begun.release()) as cluster:
     machines = cluster.start(4, services={"B": Busy()})
     for machine in machines:
         machine.call(Busy.pid).result(20)
     ways = (Busy.sleep_in_c, Busy.compute_in_c, Busy.match_in_c)
     calls = [machine.call(way) for machine, way in zip(machines, ways)]
-    threading.Event().wait(0.2)  # they have begun, surely
+    for _ in calls:
+        assert begun.acquire(timeout=20)
     slowest, asked = 0.0, 0
     while not calls[0].done():
         for machine in machines[:3]:
