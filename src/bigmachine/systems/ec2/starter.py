@@ -22,8 +22,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """An instance that was made and is about to come up.
+
+    Attributes:
+        host_id: What the cluster calls it.
+        instance: What is known of it.
+        begun: When it was asked for, in the loop's time.
+    """
+
+    host_id: str
+    instance: Instance
+    begun: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Starter:
-    """Starts hosts, each by a call of `start`.
+    """Starts hosts, in two steps. What came of the first is its caller's to have ended.
 
     Attributes:
         plan: What they are to be.
@@ -43,45 +58,45 @@ class Starter:
     terminator: Terminator
     event: Callable[..., None]
 
-    async def start(self, request: HostRequest) -> EC2Host:
-        """Have an instance made, and return its host when it answers.
+    async def make(self, request: HostRequest) -> Made:
+        """Have an instance made.
 
         Raises:
-            InstanceFailed: It was made, and nothing came of it.
-            Exception: What boto3 raises: it was not made.
+            Exception: What boto3 raises.
         """
         host_id = f"ec2-{secrets.token_hex(6)}"
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
+        begun = asyncio.get_running_loop().time()
         boot = {
             **request.boot(host_id),
             "port": self.options.port,
             "boot_seconds": self.options.boot_seconds,
         }
-        instance = self.watcher.add(
-            await self.maker.make(self.plan, request.cluster, host_id, boot)
-        )
-        try:
-            described = await self._running(instance)
-            host = self._host(host_id, instance, described)
-            await self.reach.wait(host, described)
-        except BaseException:
-            self.watcher.remove(instance.id)
-            self.terminator.end(instance.id)
-            raise
+        name = await self.maker.make(self.plan, request.cluster, host_id, boot)
+        return Made(host_id=host_id, instance=self.watcher.add(name), begun=begun)
+
+    async def bring_up(self, made: Made) -> EC2Host:
+        """Return the host when its instance answers.
+
+        Raises:
+            InstanceFailed: Nothing comes of it.
+        """
+        described = await self._running(made.instance)
+        host = self._host(made.host_id, made.instance, described)
+        await self.reach.wait(host, described)
         self.event(
             "launch",
-            host=host_id,
-            instance=instance.id,
+            host=host.id,
+            instance=made.instance.id,
             type=described.get("InstanceType", ""),
             market=described.get("InstanceLifecycle", "on-demand"),
-            seconds=round(loop.time() - begun, 3),
+            seconds=round(asyncio.get_running_loop().time() - made.begun, 3),
         )
         return host
 
-    def discard(self, host: EC2Host) -> None:
-        """End a host that nobody wants any more."""
-        self.terminator.end(host.instance.id)
+    def discard(self, made: Made) -> None:
+        """End an instance that nobody wants any more."""
+        self.watcher.remove(made.instance.id)
+        self.terminator.end(made.instance.id)
 
     async def _running(self, instance: Instance) -> Mapping[str, Any]:
         """Wait until an instance runs; return what EC2 says of it."""

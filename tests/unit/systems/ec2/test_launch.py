@@ -24,35 +24,49 @@ class Host:
 
 
 class Starter:
-    """Starts hosts in no time, of which some fail as they are told to."""
+    """Starts hosts in no time, of which some fail as they are told to.
 
-    def __init__(self, fate: Callable[[int], BaseException | None] = lambda number: None) -> None:
+    Args:
+        fate: Returns why a host does not come up, by its number.
+        together: How many boot before any has booted.
+    """
+
+    def __init__(
+        self, fate: Callable[[int], BaseException | None] = lambda number: None, together: int = 1
+    ) -> None:
         self.fate = fate
+        self.together = together
         self.numbers = itertools.count()
         self.started = 0
+        self.making = 0
         self.most = 0
-        self.under_way = 0
+        self.coming = 0
+        self.booted = asyncio.Event()
         self.ended: list[int] = []
         self.plan = self.terminator = self
 
     def count(self, machines: int) -> int:
         return -(-machines // Host.capacity)
 
-    async def start(self, request: HostRequest) -> Host:
-        number = next(self.numbers)
+    async def make(self, request: HostRequest) -> int:
         self.started += 1
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-        try:
-            await asyncio.sleep(0)
-            if (error := self.fate(number)) is not None:
-                raise error
-        finally:
-            self.under_way -= 1
-        return Host(number)
+        self.making += 1
+        self.most = max(self.most, self.making)
+        await asyncio.sleep(0)
+        self.making -= 1
+        return next(self.numbers)
 
-    def discard(self, host: Host) -> None:
-        self.ended.append(host.number)
+    async def bring_up(self, made: int) -> Host:
+        self.coming += 1
+        if self.coming >= self.together:
+            self.booted.set()
+        await self.booted.wait()
+        if (error := self.fate(made)) is not None:
+            raise error
+        return Host(made)
+
+    def discard(self, made: int) -> None:
+        self.ended.append(made)
 
     async def wait(self) -> None:
         pass
@@ -77,9 +91,9 @@ def launched(starter: Any, machines: int, *, wanted: int = 1_000) -> list[int]:
     return asyncio.run(run())
 
 
-def test_there_are_as_many_as_are_needed_and_no_more_at_a_time_than_is_good() -> None:
-    starter = Starter()
-    assert len(launched(starter, 2 * AT_ONCE + 21)) == AT_ONCE + 11
+def test_as_many_as_are_needed_boot_at_a_time_but_only_some_are_being_made() -> None:
+    starter = Starter(together=3 * AT_ONCE)  # the more must boot side by side
+    assert len(launched(starter, 3 * AT_ONCE * Host.capacity)) == 3 * AT_ONCE
     assert starter.most == AT_ONCE
     assert starter.ended == []
 
@@ -92,7 +106,9 @@ def test_what_has_come_up_and_is_not_wanted_any_more_is_ended() -> None:
 
 def test_an_instance_of_which_nothing_came_is_replaced() -> None:
     starter = Starter(lambda number: InstanceFailed("ended") if number % 2 else None)
-    assert len(launched(starter, 8)) == 4
+    found = launched(starter, 8)
+    assert len(found) == 4
+    assert sorted(found + starter.ended) == list(range(starter.started))
 
 
 def test_there_is_an_end_to_replacing() -> None:
