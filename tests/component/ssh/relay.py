@@ -22,10 +22,11 @@ class Relay:
         self._writers: list[asyncio.StreamWriter] = []
         self._parted = asyncio.Event()
 
-    def part(self) -> None:
-        """Have nothing pass any more on the connections that there are; later ones work."""
+    def part(self, *, for_good: bool = False) -> None:
+        """Have nothing pass any more on the connections that there are; later ones may work."""
         self._parted.set()
-        self._parted = asyncio.Event()
+        if not for_good:
+            self._parted = asyncio.Event()
 
     async def serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int

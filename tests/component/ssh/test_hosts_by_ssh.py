@@ -360,12 +360,34 @@ async def test_a_connection_that_is_parted_is_given_up_for_another_one(
                 relay.part()
                 async with asyncio.timeout(END_SECONDS):
                     await until(lambda: not any(each.is_running() for each in before))
-                    assert host.gateway is not None
-                    # At the very port that the parted connection had.
-                    sock = await connect_through(host.gateway, host.id)
-                assert await answers(cluster, sock, host.id)
-                assert await host.rejoin()
+                    assert await host.rejoin()
                 assert await answers(cluster, await host.connect(), host.id)
+                # At the very port that the parted connection had.
+                assert host.gateway is not None
+                sock = await connect_through(host.gateway, host.id)
+                assert await answers(cluster, sock, host.id)
+
+
+@in_loop
+@pytest.mark.parametrize("is_the_first", [True, False])
+async def test_the_server_of_a_parted_host_keeps_no_port_when_the_host_has_ended(
+    server: Server, tmp_path: Path, is_the_first: bool
+):
+    cluster = Cluster()
+    with serving(tmp_path / "b", keys=server.keys) as other:
+        async with relaying(other) as relay:
+            user = other.name.partition("@")[0]
+            system = system_of(other, hosts=[f"{user}@127.0.0.1:{relay.port}"], tunnel="always")
+            async with hosts_of(system, cluster.request(1)) as [host]:
+                supervisor = await bring_up(cluster, host)
+                if not is_the_first:
+                    other.kill_sessions()
+                    assert await host.rejoin()
+                assert other.sessions()
+                relay.part(for_good=True)
+                supervisor.kill()
+                await until(lambda: not boots())
+                await until(lambda: not other.sessions())
 
 
 @in_loop

@@ -26,6 +26,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from bigmachine.systems.ssh import host_problems
 from bigmachine.systems.ssh.connect import Connected, Jumps, connect
 from bigmachine.systems.ssh.feeding import Feeding
 from bigmachine.systems.ssh.hosts import parse
@@ -51,6 +52,8 @@ AGAIN_SECONDS: Final = (0.1, 0.3, 1.0, 2.0, 4.0)
 """Between attempts to connect anew, when a connection was lost."""
 AGAIN_CONNECT_SECONDS: Final = 6.0
 """How long one of them may take: one that begins when the network is back is the fastest."""
+TAKE_UP_SECONDS: Final = 4.0
+"""How long the server may take to have the old port again."""
 GATEWAY_SECONDS: Final = (0.0, 0.1, 0.3, 0.6, 1.0)
 """Before attempts to have the old port again, which the server may just be about to let go."""
 
@@ -171,10 +174,13 @@ class Line:
         run = Vigil(self.order, self._pid)
         try:
             await run.begin(connection)
-            if self._gateway_port:
-                await self._open_gateway_again(connection)
-        except BaseException:
+            async with asyncio.timeout(TAKE_UP_SECONDS):
+                if self._gateway_port:
+                    await self._open_gateway_again(connection)
+        except BaseException as error:
             connection.close()
+            if isinstance(error, TimeoutError):
+                raise HostError(host_problems.LOST.of(self.order.host)) from error
             raise
         self._connection, self._run = connection, run
         self._is_there.set()

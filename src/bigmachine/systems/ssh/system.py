@@ -14,6 +14,7 @@ from bigmachine.host import role
 from bigmachine.systems.base import Host, HostRequest, Keepalive, System
 from bigmachine.systems.ssh.board import Board
 from bigmachine.systems.ssh.connect import require_asyncssh
+from bigmachine.systems.ssh.feeding import AT_END
 from bigmachine.systems.ssh.hosts import HostName, parse_all, read_file
 from bigmachine.systems.ssh.launch import Held, Launch
 from bigmachine.systems.ssh.order import LOOPBACK, Order
@@ -175,6 +176,7 @@ class SSH(System):
     def order(self, name: HostName, host_id: str, request: HostRequest) -> Order:
         """Return what the switchboard is told of a host."""
         boot = dict(request.boot(host_id))
+        boot["at_end"] = AT_END
         boot["listen"] = LOOPBACK if self._tunnel == "always" else ""
         if self._directory is not None:
             boot["directory"] = self._directory

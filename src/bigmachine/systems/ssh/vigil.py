@@ -3,7 +3,8 @@
 A few lines of Python run on the host for as long as the connection lasts, watch that process, and
 end it when they are told to. First they end what is left there of the connection before: where the
 network alone was parted, its server's process still waits for us, and holds the port at which the
-host's machines ask for other hosts.
+host's machines ask for other hosts. At the end, where nobody closes their own connection, they do
+the same to that one.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ while lives():
             sys.exit(0)
         os.kill(pid, signal.SIGUSR2)
 say("ended")
+if not select.select([0], [], [], 3)[0] and read("/proc/%d/comm" % os.getppid())[:4] == b"sshd":
+    os.kill(os.getppid(), signal.SIGTERM)
 """
 
 
@@ -125,7 +128,7 @@ class Vigil:
         """Have the boot file end everything, and wait for it. As long as the connection takes."""
         if self._process is not None and not self._ended:
             self._process.stdin.write(b"end\n")
-            await self._process.wait_closed()
+            await self.wait_ended()
 
     def close(self) -> None:
         """Nothing else is held."""
