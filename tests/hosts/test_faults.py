@@ -119,8 +119,8 @@ def test_a_host_parted_from_the_driver_is_given_up_and_cleans_up_after_itself(
 
         assert result[:2] == ["MachineStoppedError", "keepalive"]
         assert seconds < LEASE + SLACK
-        # Its SSH server still waits for the driver, as TCP is patient.
-        assert_clean([one], LEASE + SLACK, ports=False)
+        # Not even its SSH server still waits for the driver, as patient as TCP is.
+        assert_clean([one], LEASE + SLACK)
         assert program.do(other, "pid")[0][0] == "ok"
         program.finish()
     lab.network.heal()
