@@ -29,6 +29,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _IOLBF = 1  # stdio.h, in glibc, musl and macOS alike
 _MACOS_OPEN_MAX = 10_240  # setrlimit(2) on macOS refuses a soft limit above OPEN_MAX
+_SOCKET_PATH_BYTES = 100
 _MACHINE_OOM_SCORE = 500  # of 1000: before anything a person started, after those who asked for it
 
 if sys.platform == "linux":
@@ -321,6 +322,23 @@ def memfd(name: str) -> int:
         descriptor, path = tempfile.mkstemp(prefix=name)
         os.unlink(path)
         return descriptor
+
+
+@contextlib.contextmanager
+def socket_path(path: str) -> Iterator[str]:
+    """Give a path that fits a Unix socket's address and leads to the same place, within a ``with``.
+
+    The address has room for 108 bytes on Linux, where any directory has a short path besides, and
+    for 104 on macOS, where a longer one stays what it is, and the system says that it is too long.
+    """
+    if sys.platform == "linux" and len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+        directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{directory}/{os.path.basename(path)}"
+        finally:
+            os.close(directory)
+    else:
+        yield path
 
 
 @contextlib.contextmanager

@@ -464,3 +464,17 @@ def test_native_output_survives_a_hard_exit_only_if_it_is_flushed(flush: str, te
 def test_the_module_imports_nothing_heavy() -> None:
     loaded = run("import sys; print(*sys.modules)").split()
     assert not {"ctypes", "psutil", "socket", "tempfile", "resource", "subprocess"} & set(loaded)
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_a_unix_socket_is_reached_by_a_path_of_any_length(tmp_path: Path, depth: int) -> None:
+    directory = tmp_path.joinpath(*["d" * 40] * depth)
+    directory.mkdir(parents=True)
+    path = str(directory / "socket")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as caller:
+        with osdep.socket_path(path) as short:
+            listener.bind(short)
+        listener.listen()
+        with osdep.socket_path(path) as short:
+            caller.connect(short)
+        assert os.path.exists(path)

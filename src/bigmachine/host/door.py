@@ -17,7 +17,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from bigmachine import osdep
@@ -33,7 +33,6 @@ SOCKET_NAME: Final = "host.sock"
 
 _MAGIC: Final = b"bigmachine/1 "
 _BACKLOG: Final = 4096
-_UNIX_PATH_BYTES: Final = 100  # sun_path holds 108 on Linux, 104 on macOS
 
 
 def read_preamble(data: bytes) -> str:
@@ -138,7 +137,7 @@ def listen_unix(directory: str) -> tuple[socket.socket, Address]:
     path = os.path.join(directory, SOCKET_NAME)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with _reachable(path) as short:
+        with osdep.socket_path(path) as short:
             listener.bind(short)
         listener.listen(_BACKLOG)
     except BaseException:
@@ -171,19 +170,6 @@ def listen_tcp(host: str, port: int, subject: str) -> tuple[socket.socket, Addre
     listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     address = Address(kind="tls", host=host, port=listener.getsockname()[1], subject=subject)
     return listener, address
-
-
-@contextlib.contextmanager
-def _reachable(path: str) -> Iterator[str]:
-    """Give a path that is short enough for a socket's address and leads to the same place."""
-    if len(os.fsencode(path)) <= _UNIX_PATH_BYTES or not os.path.isdir("/proc/self/fd"):
-        yield path
-        return
-    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{os.path.basename(path)}"
-    finally:
-        os.close(directory)
 
 
 def _is_own_user(sock: socket.socket) -> bool:

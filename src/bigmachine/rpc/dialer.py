@@ -12,13 +12,13 @@ and answers before anything else passes::
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 import time
 from dataclasses import dataclass
 from typing import Final
 
+from bigmachine import osdep
 from bigmachine.addresses import Address
 from bigmachine.rpc import endpoints
 from bigmachine.security.credentials import Credentials
@@ -32,7 +32,6 @@ DIRECT_SECONDS: Final = 3.0
 UNREACHED_SECONDS: Final = 60.0
 """For how long a host that was not reached directly is not tried again."""
 
-_LONGEST_UNIX_PATH = 100
 _MAX_REASON_BYTES = 1024
 _THROUGH = b"\x01"
 
@@ -193,23 +192,17 @@ async def connect_unix(path: str) -> socket.socket:
     loop = asyncio.get_running_loop()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
-    directory = None
     try:
-        if len(path) > _LONGEST_UNIX_PATH:  # a socket's address has room for 108 bytes
-            directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
-            path = f"/proc/self/fd/{directory}/{os.path.basename(path)}"
-        while True:
-            try:
-                await loop.sock_connect(sock, path)
-                return sock
-            except BlockingIOError:  # the listener's queue is full: on Unix sockets that is said
-                await asyncio.sleep(0.002)
+        with osdep.socket_path(path) as short:
+            while True:
+                try:
+                    await loop.sock_connect(sock, short)
+                    return sock
+                except BlockingIOError:  # the listener's queue is full: Unix sockets say so
+                    await asyncio.sleep(0.002)
     except BaseException:
         sock.close()
         raise
-    finally:
-        if directory is not None:
-            os.close(directory)
 
 
 async def connect_tcp(host: str, port: int) -> socket.socket:
