@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from importlib.machinery import EXTENSION_SUFFIXES
 from typing import Final
 
+from bigmachine.image.archive import is_archive
 from bigmachine.image.files import Source, compiled_source
 from bigmachine.image.gitignore import Exclusion, GitIgnore
 
@@ -256,6 +257,8 @@ class _Walk:
             self._leave_out(full, f"it has {size}: name it as data if machines need it")
         elif not os.access(full, os.R_OK):
             self._leave_out(full, "it cannot be read: permission denied")
+        elif not kept and is_archive(full):
+            self._leave_out(full, "a saved image: name it as data if machines need it")
         else:
             if not kept:
                 self._files += 1

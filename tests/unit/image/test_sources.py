@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bigmachine.errors import UsageError
-from bigmachine.image import sources
+from bigmachine.image import archive, sources
 from bigmachine.image.gitignore import Exclusion
 from bigmachine.image.sources import Found, collect
 
@@ -46,6 +46,18 @@ def test_what_the_user_excludes_is_left_out_and_said(tmp_path: Path) -> None:
     assert names(found) == ["a.py", "pkg/b.py", "pkg/out/2.csv"]
     said = dict.fromkeys(("a.log", "out", "pkg/b.log"), "named by exclude")
     assert reasons(found, tmp_path) == said
+
+
+def test_saved_images_are_left_out_unless_they_are_named(tmp_path: Path) -> None:
+    write(tmp_path, "a.py", "tables/t.csv")
+    for path in ("saved.image", "tables/other"):  # whatever they are called
+        (tmp_path / path).write_bytes(archive.MAGIC + b"packs")
+    found = collect(str(tmp_path))
+    assert names(found) == ["a.py", "tables/t.csv"]
+    said = reasons(found, tmp_path)
+    assert said.keys() == {"saved.image", "tables/other"}
+    assert "a saved image" in said["saved.image"]
+    assert "saved.image" in names(collect(str(tmp_path), keep=["saved.image"]))
 
 
 def test_exclusions_are_seen_from_where_they_are_made(tmp_path: Path) -> None:
