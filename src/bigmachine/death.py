@@ -50,6 +50,7 @@ class Death:
         peak_memory_bytes: The most memory that it had resident.
         detail: More: the text of ``init``'s exception, the evidence of an out-of-memory kill.
         certainty: ``"seen"`` if somebody saw it happen, ``"inferred"`` if it fits what was seen.
+        never_had: Whether there was never a host for it, so that nothing of it can have run.
         cause: The exception behind it, where there is one. It takes no part in comparisons and
             does not travel with the death (``detail`` has its text); whoever sends one on sends
             it by ``rpc.exceptions``.
@@ -65,6 +66,7 @@ class Death:
     peak_memory_bytes: int | None = None
     detail: str = ""
     certainty: Literal["seen", "inferred"] = "seen"
+    never_had: bool = False
     cause: BaseException | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -104,6 +106,8 @@ class Death:
                 happened = f"ran out of memory and was killed{self._status(' by ')}"
             case DeathKind.KEEPALIVE:
                 happened = "no longer answered keepalives and was given up"
+            case DeathKind.HOST if self.never_had:
+                happened = "could not be had"
             case DeathKind.HOST:
                 happened = "was lost together with its host"
             case DeathKind.INIT:
@@ -141,6 +145,8 @@ class Death:
         """Return what to do about it; "" where the rest of the text says that."""
         if self.kind is DeathKind.BOOT and not self._status(""):
             return ""  # it was not the program that failed
+        if self.never_had:
+            return ""  # the system has said what to do
         if self.kind is DeathKind.SIGNAL:
             return _SIGNAL_ADVICE.get(self.signal or "", "")
         return _ADVICE.get(self.kind, "")

@@ -32,6 +32,7 @@ DEATHS = st.builds(
     peak_memory_bytes=st.none() | st.integers(0, 2**50),
     detail=st.text(max_size=100),
     certainty=st.sampled_from(["seen", "inferred"]),
+    never_had=st.booleans(),
 )
 
 
@@ -54,6 +55,10 @@ DEATHS = st.builds(
         (Death(kind=DeathKind.OOM), ["ran out of memory and was killed."]),
         (Death(kind=DeathKind.KEEPALIVE), ["keepalives", "host may be down"]),
         (Death(kind=DeathKind.HOST), ["lost together with its host"]),
+        (
+            Death(kind=DeathKind.HOST, never_had=True, detail="no such host; mend its name"),
+            ["could not be had: no such host; mend its name."],
+        ),
         (
             Death(kind=DeathKind.INIT, detail="ValueError: no model."),
             ["init of a service raised ValueError: no model.", "Mend init"],
@@ -153,3 +158,10 @@ def test_the_exception_behind_a_death_does_not_travel_and_does_not_count() -> No
     assert hash(caused) == hash(FULL)
     assert repr(caused) == repr(FULL)
     assert pickle.loads(pickle.dumps(caused)).cause is None
+
+
+def test_a_machine_that_was_never_had_has_run_no_calls() -> None:
+    death = Death(kind=DeathKind.HOST, machine="m0", never_had=True, detail="no such host")
+
+    assert str(death) == "machine m0 could not be had: no such host."
+    assert pickle.loads(pickle.dumps(death)).never_had

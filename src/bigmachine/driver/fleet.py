@@ -146,7 +146,7 @@ class Fleet:
         if self._stopping:
             handle.advance(Happening.DIED, Death(kind=DeathKind.SHUTDOWN, machine=handle.label))
             return
-        death = Death(kind=DeathKind.HOST, machine=handle.label, detail=str(error))
+        death = Death(kind=DeathKind.HOST, machine=handle.label, detail=str(error), never_had=True)
         handle.advance(Happening.DIED, death, cause=error)
 
     async def shutdown(self, end: float) -> None:

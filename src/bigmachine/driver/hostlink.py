@@ -104,6 +104,7 @@ class HostLink:
             handle.maxprocs = self.host.maxprocs
             self.machines[handle.id] = handle
             handle.advance(Happening.PLACED)
+        asked = False
         try:
             if self._up is not None:
                 await asyncio.shield(self._up)
@@ -117,11 +118,17 @@ class HostLink:
             specs = tuple(MachineSpec(id=each.id, index=each.index) for each in handles)
             spec = orders.launch_spec(specs, maxprocs=self.host.maxprocs)
             self._unanswered += 1
+            asked = True
             await self.control.call("Host.launch", (spec,))
             self._unanswered -= 1
         except Exception as error:  # whatever it was, they must not wait for ever
             for handle in handles:
-                death = Death(kind=DeathKind.HOST, machine=handle.label, detail=str(error))
+                death = Death(
+                    kind=DeathKind.HOST,
+                    machine=handle.label,
+                    detail=str(error),
+                    never_had=not asked,
+                )
                 handle.advance(Happening.DIED, death, cause=error)
 
     async def shutdown(self, end: float) -> None:
@@ -332,6 +339,7 @@ class HostLink:
         self.host.reap([handle.pid for handle in self.machines.values() if handle.pid])
 
     def _end(self, kind: DeathKind, detail: str, error: BaseException | None = None) -> None:
+        never_up = not self._tasks  # nobody has listened to its supervisor yet
         for handle in self.machines.values():
-            death = Death(kind=kind, machine=handle.label, detail=detail)
+            death = Death(kind=kind, machine=handle.label, detail=detail, never_had=never_up)
             handle.advance(Happening.DIED, death, cause=error)
