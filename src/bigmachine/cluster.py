@@ -202,7 +202,8 @@ class Cluster:
                 is the driver's own. Not for machines on this host, which share its disk.
 
         Raises:
-            UsageError: ``n`` is below 1, there are no services, or this is no driver's cluster.
+            UsageError: ``n`` is below 1, there are no services, something else that was given is
+                of the wrong kind, or this is no driver's cluster.
             PayloadError: A service cannot be pickled; ``path`` names the attribute.
         """
         from bigmachine.driver.orders import Orders, host_config
@@ -219,6 +220,7 @@ class Cluster:
             raise UsageError(f"image=: machines of system {self._system.name} share this disk")
         merged = _merge(services)
         changes = _check_env(env)
+        words = _check_args(args)
         table = ServiceTable(merged)
         indexes = [next(self._indexes) for _ in range(n)]
         orders = Orders.of(
@@ -227,7 +229,7 @@ class Cluster:
             self._program,
             merged,
             env=changes,
-            args=None if args is None else tuple(map(str, args)),
+            args=words,
             image=image,
         )
         with self._building:
@@ -467,6 +469,15 @@ def _check_env(env: Mapping[str, str | None] | None) -> dict[str, str | None]:
         if value is not None and (not isinstance(value, str) or "\0" in value):
             raise UsageError(f"env={{{name!r}: {value!r}}}: a value is a text, or None to remove")
     return changes
+
+
+def _check_args(args: Sequence[str] | None) -> tuple[str, ...] | None:
+    if args is None:
+        return None
+    is_list = isinstance(args, Sequence) and not isinstance(args, (str, bytes, bytearray))
+    if not is_list or not all(isinstance(word, str) and "\0" not in word for word in args):
+        raise UsageError(f"args={args!r}: give a list of texts, as sys.argv[1:] is")
+    return tuple(args)
 
 
 _exit_registered = False
