@@ -236,7 +236,16 @@ class Future(cf.Future[T]):
     def add_done_callback(self, fn: Callable[[cf.Future[T]], object]) -> None:
         """Call ``fn`` with this future when it has ended, on the runtime's thread; at once if it
         has ended already.
+
+        Raises:
+            UsageError: It is `asyncio.wait` that asks for it.
         """  # noqa: D205
+        if getattr(fn, "__qualname__", "") == _ASYNCIO_WAIT:
+            # It would be called in the wrong thread, and its loop sleep on.
+            raise UsageError(
+                "asyncio.wait takes asyncio's own futures and tasks: give it "
+                "asyncio.wrap_future(future), or use asyncio.gather, which takes this one"
+            )
         self._waited_for_in(None)
         if not self._hook(_Callback(fn)):
             self._call(fn)
@@ -455,3 +464,5 @@ class Future(cf.Future[T]):
 
 
 _LONGEST = threading.TIMEOUT_MAX
+_ASYNCIO_WAIT = "_wait.<locals>._on_completion"
+"""The callback of `asyncio.wait`, which it adds to whatever it is given."""

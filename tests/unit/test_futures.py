@@ -485,3 +485,16 @@ def test_what_is_raised_keeps_no_frames_alive_once_it_is_dropped() -> None:
 
 def _fail() -> int:
     raise ValueError("v")
+
+
+def test_asyncio_wait_says_what_it_takes_instead_of_sleeping_for_ever() -> None:
+    async def main() -> None:
+        future: Future[int] = Future()
+        with pytest.raises(UsageError, match="wrap_future"):
+            await asyncio.wait([future], timeout=LIMIT)  # type: ignore[type-var]
+        wrapped = asyncio.wrap_future(future)
+        future.set_result(3)
+        done, _ = await asyncio.wait([wrapped], timeout=LIMIT)
+        assert [each.result() for each in done] == [3]
+
+    asyncio.run(main())
