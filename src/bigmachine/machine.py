@@ -15,6 +15,7 @@ from bigmachine.errors import (
     CallTimeoutError,
     MachineStoppedError,
     TransportError,
+    UsageError,
 )
 from bigmachine.futures import Future
 from bigmachine.rpc.codec import NotReadyError
@@ -251,6 +252,9 @@ class Machine:
     def register(self, name: str, service: object) -> Future[None]:
         """Add a service to the running machine; its ``init`` runs before the future resolves.
 
+        One under a name that is taken is refused: the machine says so in its output, and the future
+        raises `UsageError`. What ``init`` raises, the future raises too; then it is not added.
+
         Raises:
             PayloadError: The service cannot be pickled.
         """
@@ -307,7 +311,8 @@ class Machine:
     # The machinery.
 
     async def _register(self, name: str, payload: Any) -> None:
-        await self._handle.ask("Supervisor.Register", name, payload)
+        if not await self._handle.ask("Supervisor.Register", name, payload):
+            raise UsageError(f"{self!r} has a service {name!r} already; the new one is refused")
 
     def _find(self, function: Any) -> str:
         if self._services is not None:

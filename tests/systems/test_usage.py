@@ -16,6 +16,9 @@ class NoHosts(bm.testing.InProcess):
     """A system that has none."""
 
     async def launch(self, request: HostRequest) -> AsyncIterator[Host]:
+        hosts: list[Host] = []
+        for host in hosts:
+            yield host
         raise bm.ProvisionError(
             "there are no hosts",
             system="nohosts",
@@ -24,7 +27,6 @@ class NoHosts(bm.testing.InProcess):
             answer="sold out",
             remedy="try tomorrow",
         )
-        yield  # which makes it a generator
 
 
 class Service:

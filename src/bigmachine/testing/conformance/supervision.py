@@ -70,7 +70,7 @@ class SupervisionConformance(Conformance):
     def test_a_second_service_under_a_taken_name_is_refused(self) -> None:
         machine = self.one()
         self.result(machine.call("Worker.note", 77))
-        machine.register("Worker", Worker()).exception(self.limit_seconds)
+        self.error(machine.register("Worker", Worker()), bm.UsageError)
         assert self.result(machine.call("Worker.noted"))[77] >= 1
 
     def test_a_later_service_whose_init_raises_is_not_there(self) -> None:
