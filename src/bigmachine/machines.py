@@ -114,8 +114,8 @@ class Machines(Sequence[Machine]):
             ordered: Whether results come in the order of the items, or as they are ready.
 
         Returns:
-            The results. What a method raises is raised by the stream, and ends it; so does the
-            loss of every machine. A progress line is shown on a terminal.
+            The results. What a method raises is raised by the stream, with a note that names the
+            item, and ends it; so does the loss of every machine. A progress line is shown on a terminal.
         """
         from bigmachine.driver.scatter import scatter
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.driver.lifecycle import State
 from bigmachine.driver.progress import Progress
+from bigmachine.driver.suspects import Item, own_error, suspicion
 from bigmachine.errors import MachineStoppedError, TransportError, UsageError, is_remote
 from bigmachine.futures import Future
 from bigmachine.rpc.streams import Inlet, Stream
@@ -44,17 +45,6 @@ def scatter(
     return work.begin()
 
 
-class _Item:
-    """One item on its way."""
-
-    __slots__ = ("number", "tries", "value")
-
-    def __init__(self, number: int, value: Any) -> None:
-        self.number = number
-        self.value = value
-        self.tries = 0
-
-
 class _Scatter:
     """One `map` in progress. Everything but `_pull` runs on the runtime's loop."""
 
@@ -75,7 +65,7 @@ class _Scatter:
         self._runtime = machines[0]._handle.runtime
         self._inlet = Inlet(grant=self._taken, leave=self._leave, grant_items=1)
         self._running: dict[Machine, int] = {}
-        self._again: deque[_Item] = deque()
+        self._again: deque[Item] = deque()
         self._ready: dict[int, Any] = {}
         self._next = 0
         self._ahead = 0
@@ -137,7 +127,7 @@ class _Scatter:
             if value is _END:
                 return
             self._ahead += 1
-            await self._give(_Item(number, value))
+            await self._give(Item(number, value))
             number += 1
 
     async def _pull(self) -> Any:
@@ -156,7 +146,7 @@ class _Scatter:
             threading.Thread(target=pull, name="bigmachine-map", daemon=True).start()
         return await future
 
-    async def _give(self, item: _Item) -> None:
+    async def _give(self, item: Item) -> None:
         """Give an item to the least busy machine that is up, when there is one with room."""
         while True:
             free = [
@@ -167,29 +157,35 @@ class _Scatter:
             if free:
                 break
             if all(machine.state is State.STOPPED for machine in self._machines):
-                self._fail_all()
+                self._fail_all(item)
             await self._wait()
         machine = min(free)[2]
         self._running[machine] += 1
         self._own(self._runtime.start_task(self._call(machine, item), "map: call"))
 
-    def _fail_all(self) -> None:
+    def _fail_all(self, item: Item) -> None:
         errors = [machine.err for machine in self._machines if machine.err is not None]
-        raise ExceptionGroup("map: every machine has stopped", errors)
+        group = ExceptionGroup("map: every machine has stopped", errors)
+        if text := suspicion([item, *self._again]):
+            group.add_note(text)
+        raise group
 
-    async def _call(self, machine: Machine, item: _Item) -> None:
+    async def _call(self, machine: Machine, item: Item) -> None:
         try:
             result = await machine.call(self._method, item.value)
         except (MachineStoppedError, TransportError) as error:
-            if is_remote(error) or item.tries >= self._retries:
-                self._fail(error)
+            if is_remote(error):
+                self._fail(item.noted(error))
+                return
+            item.lost_with(machine._handle.label, error)
+            if len(item.lost) > self._retries:
+                self._fail(item.noted(own_error(error)))
             else:
-                item.tries += 1
                 self._again.append(item)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            self._fail(error)
+            self._fail(item.noted(error))
         else:
             self._deliver(item.number, result)
         finally:
