@@ -115,7 +115,8 @@ class Machines(Sequence[Machine]):
 
         Returns:
             The results. What a method raises is raised by the stream, with a note that names the
-            item, and ends it; so does the loss of every machine. A progress line is shown on a terminal.
+            item, and ends it; so does the loss of every machine. A progress line is shown on a
+            terminal.
         """
         from bigmachine.driver.scatter import scatter
 

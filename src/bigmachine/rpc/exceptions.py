@@ -23,7 +23,14 @@ import pickle
 from collections import deque
 from typing import Any, NamedTuple
 
-from bigmachine.errors import CallError, RemoteError, RemoteProtocolError, is_remote, mark_remote
+from bigmachine.errors import (
+    BigmachineError,
+    CallError,
+    RemoteError,
+    RemoteProtocolError,
+    is_remote,
+    mark_remote,
+)
 from bigmachine.rpc.rebuild import CannotRebuildError, Parts, put_together, take_apart
 from bigmachine.rpc.tracebacks import describe, format_frames, type_name
 
@@ -74,7 +81,12 @@ def encode_exception(exc: BaseException, *, by_application: bool = True) -> byte
     budget = MAX_BYTES
     nodes = []
     for each in found:
-        node = _make_node(each, index, steers=id(each) in raised and _is_steering(each))
+        node = _make_node(
+            each,
+            index,
+            steers=id(each) in raised and _is_steering(each),
+            told=not by_application or _is_told(each),
+        )
         if (size := _size(node)) > budget:
             node = _shorten(node)
         else:
@@ -169,7 +181,7 @@ def _family(exc: BaseException, limit: int = MAX_EXCEPTIONS) -> list[BaseExcepti
     return found
 
 
-def _make_node(exc: BaseException, index: dict[int, int], *, steers: bool) -> _Node:
+def _make_node(exc: BaseException, index: dict[int, int], *, steers: bool, told: bool) -> _Node:
     members = None
     notes = _notes_of(exc)
     if isinstance(exc, BaseExceptionGroup):
@@ -189,7 +201,7 @@ def _make_node(exc: BaseException, index: dict[int, int], *, steers: bool) -> _N
         why_not=why_not,
         type_name=type_name(type(exc)),
         message=exc.message if isinstance(exc, BaseExceptionGroup) else describe(exc),
-        frames=format_frames(exc.__traceback__),
+        frames=format_frames(exc.__traceback__, told=told),
         notes=notes,
         members=members,
         cause=index.get(id(exc.__cause__)),
@@ -237,6 +249,13 @@ def _is_steering(exc: BaseException) -> bool:
         cls.__name__ == "CancelledError" and cls.__module__ == "asyncio.exceptions"
         for cls in type(exc).__mro__
     )
+
+
+def _is_told(exc: BaseException) -> bool:
+    """Return whether the library raised it, or only passed it on to the method here."""
+    if isinstance(exc, BaseExceptionGroup):
+        return False  # not asked of all its members, which may be deep
+    return isinstance(exc, BigmachineError) or is_remote(exc)
 
 
 def _build(node: _Node, built: list[BaseException]) -> BaseException:

@@ -3,7 +3,9 @@
 The standard library's ``traceback`` parses each line for the carets it draws under it, formats the
 whole chain of causes, and shows a thousand frames of a recursion one by one. Here one exception's
 own frames are written, in the same shape, with the middle of a deep stack left out. The frames of
-the library that led to the user's method are left out too, unless there is nothing else.
+the library that led to the user's method are left out too, and in the library's own errors those
+that the user's method led to; of an error that is none of the library's they stay where there is
+nothing else, since it is a fault there.
 """
 
 from __future__ import annotations
@@ -20,11 +22,20 @@ MAX_LINE_CHARS = 400
 MAX_MESSAGE_CHARS = 64 * 1024
 
 _OWN_MODULES = ("bigmachine.rpc.", "bigmachine.host.")
+_OTHERS_MODULES = ("bigmachine.testing.",)  # whose services are as a user's
 
 
-def format_frames(tb: TracebackType | None) -> str:
-    """Return a traceback's frames, outermost first, with source lines; "" if there are none."""
+def format_frames(tb: TracebackType | None, *, told: bool = False) -> str:
+    """Return a traceback's frames, outermost first, with source lines; "" if there are none.
+
+    Args:
+        tb: The traceback.
+        told: Whether the error's text says it all: the library raised it, or passed it on.
+    """
     tb = _skip_own(tb)
+    end = _last_of_others(tb) if told else None
+    if told and end is None:
+        return ""
     first: list[TracebackType] = []
     last: deque[TracebackType] = deque(maxlen=MAX_LAST_FRAMES)
     total = 0
@@ -34,7 +45,7 @@ def format_frames(tb: TracebackType | None) -> str:
         else:
             last.append(tb)
         total += 1
-        tb = tb.tb_next
+        tb = None if tb is end else tb.tb_next
     lines = [_format_frame(step) for step in first]
     if left_out := total - len(first) - len(last):
         lines.append(f"  [{left_out} frames left out]")
@@ -68,6 +79,17 @@ def _skip_own(tb: TracebackType | None) -> TracebackType | None:
             return step
         step = step.tb_next
     return tb
+
+
+def _last_of_others(tb: TracebackType | None) -> TracebackType | None:
+    """Return the innermost frame that is not the library's; None if all are."""
+    found = None
+    while tb is not None:
+        name = str(tb.tb_frame.f_globals.get("__name__", ""))
+        if not name.startswith("bigmachine.") or name.startswith(_OTHERS_MODULES):
+            found = tb
+        tb = tb.tb_next
+    return found
 
 
 def _format_frame(step: TracebackType) -> str:

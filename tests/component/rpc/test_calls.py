@@ -341,6 +341,14 @@ def test_what_is_not_there_is_said(link: Link) -> None:
         link.call("M._hidden")
 
 
+@pytest.mark.parametrize("name", ["Missing.plain", "M.missing", "M.lock", "plain", "M.many"])
+def test_what_the_library_itself_refuses_shows_none_of_its_frames(link: Link, name: str) -> None:
+    error = link.client.call(name).exception(LIMIT)
+    while error is not None:
+        assert "bigmachine/" not in "".join(getattr(error, "__notes__", ()))
+        error = error.__cause__
+
+
 def test_a_property_that_raises_fails_its_call_alone(link: Link) -> None:
     with pytest.raises(ValueError, match="not today"):
         link.call("M.moody")
@@ -685,8 +693,11 @@ def test_waiting_on_the_machines_loop_is_a_usage_error(link: Link) -> None:
             return link.client.call("M.static", (1,)).result(LIMIT)
 
     link.home.do(lambda: link.server.register("W", Waits()))
-    with pytest.raises(UsageError, match="await"):
+    with pytest.raises(UsageError, match="await") as caught:
         link.call("W.wait")
+    (note,) = caught.value.__notes__
+    assert "in wait\n    return link.client" in note
+    assert "bigmachine/futures.py" not in note
 
 
 def test_waiting_in_a_done_callback_is_a_usage_error_and_no_deadlock(
