@@ -16,7 +16,7 @@ import io
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from bigmachine.errors import RemoteProtocolError, UsageError
 from bigmachine.futures import Future, Wakes
@@ -187,6 +187,9 @@ class Inlet:
         raise EOFError("the stream has ended")
 
 
+_OF_FILES: Final = frozenset({"read", "readline", "readlines", "seek", "tell"})
+
+
 class Stream(Generic[T]):
     """The items of a call, as they come. Iterate it with ``for`` or ``async for``, once.
 
@@ -200,6 +203,24 @@ class Stream(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<bigmachine.Stream {self._label} {self._inlet!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a stream cannot be sent inside another value: send its items, list(stream), or the "
+            "stream by itself, as an argument or from a method that is called with stream()"
+        )
+
+    if not TYPE_CHECKING:  # to a checker every attribute would be there
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what to do, where a stream is taken for the file that it was."""
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name in _OF_FILES:
+                text += (
+                    ": a file arrives as a file if it was opened in binary mode ('rb'), else as a "
+                    "stream of its lines; iterate it, or use its reader() where the items are bytes"
+                )
+            raise AttributeError(text)
 
     def __iter__(self) -> Iterator[T]:
         return self

@@ -87,6 +87,9 @@ class Streams:
         data: bytes = file.read()
         return data
 
+    def kept(self, items: Any) -> Any:
+        return [items]
+
     def lines(self, file: Any) -> list[Any]:
         return list(file)
 
@@ -308,6 +311,23 @@ def test_streams_go_both_ways_at_once(link: Link, method: str) -> None:
 def test_a_stream_of_one_call_is_an_argument_of_another(link: Link) -> None:
     source = link.client.stream("S.count", (3000,))
     assert link.call("S.total", source)[0] == sum(range(3000))
+
+
+def test_a_stream_inside_an_answer_is_refused_in_words(link: Link) -> None:
+    with pytest.raises(PayloadError, match="stream cannot be sent inside another value") as caught:
+        link.call("S.kept", iter([1, 2]))
+    assert caught.value.path == "reply[0]"
+
+
+def test_a_text_file_that_is_read_as_a_file_says_how_to_open_it(link: Link, tmp_path: Any) -> None:
+    (tmp_path / "f").write_text("a\nb\n", "utf-8")
+    with (tmp_path / "f").open(encoding="utf-8") as file:
+        with pytest.raises(AttributeError, match=r"'read': .* binary mode \('rb'\)"):
+            link.call("S.read", file)
+    with (tmp_path / "f").open(encoding="utf-8") as file:
+        assert link.call("S.lines", file) == ["a\n", "b\n"]
+    with pytest.raises(AttributeError, match=r"^'Stream' object has no attribute 'size'$"):
+        link.client.stream("S.many", (1,)).size  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_an_iterator_that_raises_raises_in_its_method(link: Link) -> None:
