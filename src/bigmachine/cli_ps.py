@@ -5,7 +5,8 @@
     bigmachine ps [--json]
 
 It lists what the drivers' records say (`driver.records`): open clusters, and those whose driver
-ended without ending them. ``bigmachine gc`` is for the latter.
+ended without ending them. ``bigmachine gc`` is for the latter; those whose hosts were on this
+computer, and have ended, are forgotten at once.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ def _run(arguments: argparse.Namespace) -> int:
     import json
     import time
 
-    from bigmachine.driver.records import records
+    from bigmachine.driver.records import records, remove_ended
 
+    remove_ended()
     found = [(record, standing) for _, record, standing in records()]
     if arguments.json:
         content = [_encoded(record, standing) for record, standing in found]

@@ -2,7 +2,8 @@
 
 ``bigmachine ps`` lists them. The driver holds a lock on its file, and removes it at the end; the
 file of a driver that was killed stays, so that ``bigmachine gc`` knows where to look for what it
-may have left. The next cluster removes those that can have left nothing.
+may have left. The next cluster removes those that can have left nothing, ``bigmachine ps`` those
+whose hosts, on this computer, have ended.
 
 A file is replaced as a whole, by one that is locked already: whoever finds an unlocked file at its
 place knows that its driver is gone, or has ended that cluster. A child that the driver has forked
@@ -16,6 +17,7 @@ import contextlib
 import fcntl
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -29,6 +31,7 @@ __all__ = ["Record", "Standing", "default_directory", "records", "remove"]
 FORGET_SECONDS: Final = 30 * 86400.0
 """After this long a record that nothing can be found out about is of no use to anybody."""
 _VERSION: Final = 1
+_ANSWER_SECONDS: Final = 0.5  # for a host of this computer to take a connection
 _TRIES: Final = 5  # to read a file that is being replaced
 
 
@@ -139,6 +142,46 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
+def remove_ended(directory: str | None = None) -> None:
+    """Remove the records of clusters of this computer whose driver and hosts have ended.
+
+    What a host may have left all the same, ``bigmachine gc`` finds without a record.
+
+    Args:
+        directory: Where they are; None: `default_directory`.
+    """
+    for path, record, standing in records(directory):
+        if standing is Standing.GONE and record.is_here:
+            if any(_may_live(address) for address in record.hosts.values()):
+                continue
+            remove(path)
+
+
+def _may_live(address: str | None) -> bool:
+    """Whether the supervisor of a host of this computer may live: it holds its directory's lock.
+
+    Of one with TLS the address does not tell where that is; but somebody answers there.
+    """
+    kind, _, endpoint = (address or "").partition("#")[0].partition(":")
+    if kind == "unix":
+        with contextlib.suppress(OSError):
+            lock = os.path.join(os.path.dirname(endpoint), "lock")
+            descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+            with os.fdopen(descriptor):
+                return not _try_lock(descriptor, fcntl.LOCK_EX)
+        return False
+    if kind == "tls":
+        host, _, port = endpoint.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+        except ConnectionRefusedError:
+            return False
+        except (OSError, ValueError):
+            return True
+        return True
+    return False
+
+
 def _names(directory: str) -> list[str]:
     try:
         return [name for name in os.listdir(directory) if name.endswith(".json")]
@@ -172,9 +215,9 @@ def _standing(whereabouts: Whereabouts, *, is_locked: bool) -> Standing:
     return Standing.GONE if whereabouts is Whereabouts.LIVING else Standing.ELSEWHERE
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, how: int = fcntl.LOCK_SH) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -321,9 +321,11 @@ def test_a_stream_inside_an_answer_is_refused_in_words(link: Link) -> None:
 
 def test_a_text_file_that_is_read_as_a_file_says_how_to_open_it(link: Link, tmp_path: Any) -> None:
     (tmp_path / "f").write_text("a\nb\n", "utf-8")
-    with (tmp_path / "f").open(encoding="utf-8") as file:
-        with pytest.raises(AttributeError, match=r"'read': .* binary mode \('rb'\)"):
-            link.call("S.read", file)
+    with (
+        (tmp_path / "f").open(encoding="utf-8") as file,
+        pytest.raises(AttributeError, match=r"'read': .* binary mode \('rb'\)"),
+    ):
+        link.call("S.read", file)
     with (tmp_path / "f").open(encoding="utf-8") as file:
         assert link.call("S.lines", file) == ["a\n", "b\n"]
     with pytest.raises(AttributeError, match=r"^'Stream' object has no attribute 'size'$"):

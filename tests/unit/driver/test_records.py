@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,14 @@ from pathlib import Path
 import pytest
 
 from bigmachine.driver.recorder import Recorder
-from bigmachine.driver.records import Record, Standing, records, remove, write_locked
+from bigmachine.driver.records import (
+    Record,
+    Standing,
+    records,
+    remove,
+    remove_ended,
+    write_locked,
+)
 from bigmachine.systems.origin import Origin
 from bigmachine.values import changed
 
@@ -113,6 +121,35 @@ def test_the_next_cluster_removes_what_is_of_no_use(directory: str, recorder: Re
     second.close()
     names = {name.partition(".")[0] for name in os.listdir(directory)}
     assert {name for name in names if name in left} == {"kept-gone", "kept-elsewhere"}
+
+
+def test_what_has_ended_on_this_computer_is_removed(directory: str, tmp_path: Path) -> None:
+    gone = changed(RECORD.origin, started=0.5)
+    held = tmp_path / "held"
+    held.mkdir()
+    (tmp_path / "ended").mkdir()
+    for each in ("held", "ended"):
+        (tmp_path / each / "lock").touch()
+    with (held / "lock").open() as lock, socket.create_server(("127.0.0.1", 0)) as listening:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        port = listening.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            free = closed.getsockname()[1]
+        addresses = {
+            "held": f"unix:{held}/host.sock#host",
+            "answers": f"tls:127.0.0.1:{port}#host?host=h1",
+            "ended": f"unix:{tmp_path}/ended/host.sock#host",
+            "removed": f"unix:{tmp_path}/removed/host.sock#host",
+            "refused": f"tls:127.0.0.1:{free}#host?host=h1",
+        }
+        os.makedirs(directory)
+        for name, address in addresses.items():
+            record = changed(RECORD, origin=gone, is_here=True, hosts={"h1": address})
+            Path(directory, f"{name}.json").write_bytes(record.encode())
+        elsewhere = changed(RECORD, origin=gone, hosts={"h1": addresses["ended"]})
+        Path(directory, "elsewhere.json").write_bytes(elsewhere.encode())
+        remove_ended(directory)
+    assert sorted(os.listdir(directory)) == ["answers.json", "elsewhere.json", "held.json"]
 
 
 def test_a_directory_that_cannot_be_made_fails_nobody(tmp_path: Path, caplog) -> None:
