@@ -376,3 +376,20 @@ def test_its_prints_go_to_this_processs_own_stdout(capsys: pytest.CaptureFixture
 class Speaker:
     def say(self, text: str) -> None:
         print(text, file=sys.stdout)
+
+
+def test_a_machine_that_was_given_up_takes_no_call_even_while_the_runtime_is_busy() -> None:
+    with bm.start(InProcess()) as cluster:
+        machine = cluster.start(1, services={"L": Ledger()})[0]
+        assert machine.call(Ledger.add, 1).result(LIMIT) == 1
+        may_go_on = threading.Event()
+        busy = machine.wait(bm.State.STOPPED)
+        loop = machine._handle.runtime.loop
+        loop.call_soon_threadsafe(may_go_on.wait, 0.2)
+
+        machine.cancel()
+
+        assert machine.state is bm.State.STOPPED
+        assert busy.result(LIMIT) is bm.State.STOPPED
+        with pytest.raises(bm.MachineStoppedError):
+            machine.call(Ledger.add, 2).result(LIMIT)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from _thread import allocate_lock
 from abc import ABC, abstractmethod
+from asyncio import _get_running_loop
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from bigmachine.rpc.dialer import Dialer
     from bigmachine.rpc.streams import Stream
 
+_GIVE_UP_SECONDS: Final = 5.0  # for a loop that is busy, or ends just then
 STOP_SECONDS: Final = 5.0
 """How long a machine has for its graceful end."""
 
@@ -168,11 +171,21 @@ class Handle(ABC):
         return self.ask("Supervisor.Shutdown")
 
     def cancel(self) -> None:
-        """Give the machine up."""
+        """Give the machine up: when this returns, it takes no more calls."""
         if self._disowned is not None:
             raise UsageError(str(self._disowned))
+        if _get_running_loop() is self.runtime.loop:
+            self._give_up()
+            return
+        given_up = threading.Event()
+
+        def give_up() -> None:
+            self._give_up()
+            given_up.set()
+
         with contextlib.suppress(RuntimeError):  # the loop has ended, and the machine with it
-            self.runtime.loop.call_soon_threadsafe(self._give_up)
+            self.runtime.loop.call_soon_threadsafe(give_up)
+            given_up.wait(_GIVE_UP_SECONDS)
 
     def _give_up(self) -> None:
         self.advance(Happening.DIED, Death(kind=DeathKind.CANCELED, machine=self.label))
