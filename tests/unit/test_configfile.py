@@ -79,3 +79,14 @@ def test_what_is_said_of_images_is_seen_from_the_file(tmp_path: Path) -> None:
     assert (table.base, table.exclude) == (str(tmp_path), ("out/",))
     assert table.cache_bytes == 1 << 29
     assert read(tmp_path, "").image.cache_bytes is None
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("page", ["configuration.md", "ec2.md", "hosts.md", "tutorial.md"])
+def test_the_files_of_the_documentation_are_accepted(tmp_path: Path, page: str):
+    blocks = (DOCS / page).read_text("utf-8").split("```toml\n")[1:]
+    assert blocks
+    for block in blocks:
+        read(tmp_path, block.partition("```")[0])
