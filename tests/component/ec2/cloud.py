@@ -16,6 +16,7 @@ import random
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,17 @@ ACCOUNT = "123456789012"
 REGION = "us-east-1"
 TYPE = "m5.large"
 
+WAIT_SECONDS = 10.0
+
 __all__ = ["Cloud", "ServiceException"]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
+    """Wait for what the cloud does in its own time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.02)
 
 
 class Cloud:

@@ -16,8 +16,7 @@ from bigmachine.systems.ec2 import reach, terminator
 from bigmachine.systems.ec2.maker import Maker
 from bigmachine.systems.ec2.terminator import Terminator
 
-from ...programs.driven import wait_until
-from .cloud import TYPE, Cloud, set_reason
+from .cloud import TYPE, Cloud, set_reason, wait_until
 from .test_instances import LIMIT, Service, ec2
 
 

@@ -19,8 +19,7 @@ from bigmachine.systems.checks import Check, Leftover, Verdict
 from bigmachine.systems.ec2 import EC2
 from bigmachine.systems.origin import Origin
 
-from ...programs.driven import wait_until
-from .cloud import REGION, TYPE, Cloud
+from .cloud import REGION, TYPE, Cloud, wait_until
 from .test_instances import LIMIT, Service, ec2
 
 PROGRAM = """
