@@ -471,13 +471,16 @@ def _check_env(env: Mapping[str, str | None] | None) -> dict[str, str | None]:
     return changes
 
 
-def _check_args(args: Sequence[str] | None) -> tuple[str, ...] | None:
+def _check_args(args: Sequence[object] | None) -> tuple[str, ...] | None:
     if args is None:
         return None
     is_list = isinstance(args, Sequence) and not isinstance(args, (str, bytes, bytearray))
-    if not is_list or not all(isinstance(word, str) and "\0" not in word for word in args):
+    if not is_list or not all(isinstance(each, (str, int, float, os.PathLike)) for each in args):
         raise UsageError(f"args={args!r}: give a list of texts, as sys.argv[1:] is")
-    return tuple(args)
+    words = tuple(map(str, args))
+    if any("\0" in word for word in words):
+        raise UsageError(f"args={args!r}: a program's arguments hold no NUL characters")
+    return words
 
 
 _exit_registered = False

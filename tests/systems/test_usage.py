@@ -61,7 +61,7 @@ def test_a_service_that_cannot_be_pickled_is_refused_by_name(cluster: bm.Cluster
     assert refused.value.path.endswith(".lock")
 
 
-@pytest.mark.parametrize("args", ["hello", b"hello", 3, [3], [None], {"a": "b"}])
+@pytest.mark.parametrize("args", ["hello", b"hello", 3, [b"3"], [None], {"a": "b"}])
 def test_arguments_that_are_no_sequence_of_texts_are_refused(
     cluster: bm.Cluster, args: object
 ) -> None:
