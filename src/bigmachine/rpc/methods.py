@@ -70,7 +70,6 @@ class Registry:
         Raises:
             NoSuchServiceError: There is no such service here.
             NoSuchMethodError: The service has no such public method.
-            UsageError: It names none.
         """
         method = self._methods.get(name)
         if method is None:
@@ -82,7 +81,7 @@ class Registry:
             name = find_remote(self.services, name)
         service_name, dot, method_name = name.rpartition(".")
         if not dot:
-            raise UsageError(f'{name!r} names no method: give "Service.method"')
+            raise NoSuchServiceError(f'{name!r} names no method: give "Service.method"')
         if service_name not in self.services:
             have = ", ".join(sorted(self.services)) or "none"
             raise NoSuchServiceError(f"no service {service_name!r} here; there are: {have}")

@@ -330,7 +330,7 @@ def test_what_is_not_there_is_said(link: Link) -> None:
         link.call("Missing.plain")
     with pytest.raises(NoSuchServiceError):
         link.call(".plain")
-    with pytest.raises(UsageError, match=r'give "Service\.method"'):
+    with pytest.raises(NoSuchServiceError, match=r'give "Service\.method"'):
         link.call("plain")
     with pytest.raises(NoSuchMethodError, match="missing"):
         link.call("M.missing")
