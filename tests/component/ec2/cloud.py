@@ -190,7 +190,7 @@ class Cloud:
         if code:
             raise EC2ClientError(code, f"injected: {code}")
 
-    def _boot(self, instance: Any) -> None:
+    def _boot(self, instance: Any) -> int:
         with self._lock:
             number = len(self.booted)
             address = f"{self._network}.{1 + number}"
@@ -201,6 +201,7 @@ class Cloud:
         instance._state = InstanceState("running", 16)
         if self.boots(number):
             self._start(instance.id, address, data)
+        return number
 
     def _start(self, instance: str, address: str, data: bytes) -> None:
         home = self.directory / instance
