@@ -243,6 +243,8 @@ class Client:
                 channel.flush()
             if reader.parked or (loop is not reader.away and (not loop or loop is self._owner)):
                 reader.read_in(loop if loop is self._owner else None)
+                if loop is not self._owner:  # another's call has begun meanwhile
+                    reader.read_in(None)
 
     def _is_idle(self) -> bool:
         return not self._pending
@@ -312,22 +314,27 @@ class Client:
     def _register(
         self, number: int, call: Call | StreamCall, loop: asyncio.AbstractEventLoop | None
     ) -> bool:
-        """Note a call that begins, in a running loop or not; False when it has ended already."""
+        """Note a call that begins, in a running loop or not; False when it has ended already.
+
+        Other threads do the same at any moment. Each notes its call before it looks at what is
+        there, and a loop looks again after it has begun to read (`_read_in`): so of two that meet
+        at least one sees the other, and nothing stays in a loop that does not await it.
+        """
         pending = self._pending
-        if not pending:
-            self._owner = loop
-        elif self._owner is not loop:
-            self._owner = None
+        pending[number] = call
+        if self._owner is not loop:
+            self._owner = loop if len(pending) == 1 else None
+            if len(pending) > 1:
+                self._owner = None
         channel = self._channel
         if channel is not None and channel.reader is not None:
             reader = channel.reader
             if reader.parked:
-                unread = bool(pending)  # one call alone is read by whoever waits for it
+                unread = len(pending) > 1  # one call alone is read by whoever waits for it
             else:
                 unread = reader.away is not None and reader.away is not loop
             if unread:
                 reader.read_in(None)
-        pending[number] = call
         failed = self._failed
         if failed is not None and pending.pop(number, None) is not None:
             call.end(failed)

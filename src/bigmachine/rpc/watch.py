@@ -210,8 +210,9 @@ class Reader:
             with self._lock:
                 self._led = False
                 if not self._closed:
-                    self._parked = idle()
-                    if not self._parked:
+                    self._parked = True  # before the look: whoever begins a call after it sees this
+                    if not idle():
+                        self._parked = False
                         self._watch.resume(self._descriptor)
 
     def ring(self, _: object = None) -> None:

@@ -635,6 +635,29 @@ def test_ten_threads_and_ten_loops_call_at_once(link: Link) -> None:
     assert link.dialled == 1
 
 
+def test_loops_that_come_and_go_leave_no_answer_of_others_unread(link: Link) -> None:
+    begin = threading.Barrier(8)
+
+    def come_and_go(number: int) -> None:
+        async def ask() -> Any:
+            begin.wait(LIMIT)
+            call = link.client.call("M.later", (number,))
+            return await asyncio.wait_for(call, LIMIT)
+
+        for _ in range(150):
+            assert asyncio.run(ask()) == ((number,), {})
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads get in between wherever they can
+    try:
+        with cf.ThreadPoolExecutor(8) as pool:
+            for job in [pool.submit(come_and_go, number) for number in range(8)]:
+                job.result(LIMIT * 3)
+    finally:
+        sys.setswitchinterval(interval)
+    assert link.dialled == 1
+
+
 def test_a_loop_that_is_blocked_holds_up_nobody_else(link: Link) -> None:
     link.call("M.static", 1)
 
