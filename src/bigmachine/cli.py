@@ -91,11 +91,32 @@ def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
     if not program:
         parser.error("a module's name is missing" if as_module else "a script is missing")
     config.set_flags(flags)
+    if flags != config.Flags() and (problem := _problem_of_flags()):
+        print(f"bigmachine run: {problem}", file=sys.stderr)
+        return 2
     target, *rest = program
     problem = _run_module(target, rest) if as_module else _run_script(target, rest)
     if problem:
         parser.error(problem)
     return 0
+
+
+def _problem_of_flags() -> str:
+    """Return what is wrong with the flags in force, or "".
+
+    Options alone say nothing of which system they are for: the program may name it.
+    """
+    from bigmachine.host import role
+
+    if role.current is not role.Role.DRIVER:
+        return ""  # its driver has seen to it, and a machine may lack what only drivers need
+    try:
+        settings = config.resolve()
+        if settings.by_flags:
+            settings.make_system()
+    except UsageError as error:
+        return str(error)
+    return ""
 
 
 def _program_start(words: list[str]) -> int:

@@ -101,6 +101,7 @@ class Settings:
         profile: The profile in force, or None.
         options: What was set of the system's options, not yet checked.
         given: The system itself, when the program gave one.
+        by_flags: Whether the command line chose the system, by its name or by a profile's.
     """
 
     system: str
@@ -108,6 +109,7 @@ class Settings:
     profile: str | None = None
     options: Mapping[str, Setting] = field(default_factory=dict)
     given: System | None = None
+    by_flags: bool = False
 
     def make_system(self) -> System:
         """Return the system that the program gave, or make the one that was decided on.
@@ -220,6 +222,7 @@ def resolve(
     file = _file(Path.cwd() if cwd is None else cwd)
     named, by_flag = _profile(file, flags, environ)
     chosen = _system(system, flags, environ, file, named, by_flag=by_flag)
+    named_system = flags.system or (by_flag and named and named.system)
     options = {
         **_options_of_profile(chosen.value, file, named),
         **_options_of_environment(chosen.value, environ),
@@ -230,6 +233,7 @@ def resolve(
         source=chosen.source,
         profile=named.name if named else None,
         options=options,
+        by_flags=system is None and bool(named_system),
     )
 
 

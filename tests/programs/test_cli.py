@@ -48,21 +48,21 @@ def bigmachine(run_program):
 
 def test_a_script_runs_as_itself_with_the_flags_in_force(bigmachine, show: Path):
     done = bigmachine(
-        *("run", "--system", "ec2", "--system-option=region=x", show),
+        *("run", "--system", "inprocess", "--system-option=keepalive=5", show),
         *("--system", "its own", "--", "-m"),
     )
     told = json.loads(done.stdout)
-    assert (told["system"], told["source"]) == ("ec2", "--system")
-    assert told["options"] == {"region": "x"}
+    assert (told["system"], told["source"]) == ("inprocess", "--system")
+    assert told["options"] == {"keepalive": "5"}
     assert told["argv"] == [str(show), "--system", "its own", "--", "-m"]
     assert (told["main"], told["name"]) == (True, "__main__")
     assert (told["path0"], told["file"], told["spec"]) == (str(show.parent), str(show), None)
 
 
 def test_a_module_runs_as_under_python_m(bigmachine, show: Path):
-    done = bigmachine("run", "--system=rack", "-m", "show", "-x", cwd=show.parent)
+    done = bigmachine("run", "--system=inprocess", "-m", "show", "-x", cwd=show.parent)
     told = json.loads(done.stdout)
-    assert (told["system"], told["argv"]) == ("rack", [str(show), "-x"])
+    assert (told["system"], told["argv"]) == ("inprocess", [str(show), "-x"])
     assert (told["spec"], told["path0"], told["main"]) == ("show", str(show.parent), True)
 
 
@@ -87,14 +87,14 @@ def test_a_zip_file_runs_by_its_main_module(bigmachine, show: Path, tmp_path: Pa
 def test_no_process_that_the_script_starts_inherits_the_flags(bigmachine, run_program, show: Path):
     parent = show.with_name("parent.py")
     parent.write_text(f"import subprocess, sys; subprocess.run([sys.executable, {str(show)!r}])")
-    told = json.loads(bigmachine("run", "--system", "ec2", parent).stdout)
+    told = json.loads(bigmachine("run", "--system", "inprocess", parent).stdout)
     assert told["system"] == "local"
 
 
 def test_the_profile_of_the_flag_is_in_force(bigmachine, show: Path, tmp_path: Path):
-    (tmp_path / "bigmachine.toml").write_text('[profiles.big]\nsystem = "rack"\n')
+    (tmp_path / "bigmachine.toml").write_text('[profiles.big]\nsystem = "inprocess"\n')
     told = json.loads(bigmachine("run", "--profile", "big", show).stdout)
-    assert told["system"] == "rack"
+    assert told["system"] == "inprocess"
 
 
 def test_what_a_program_leaves_running_still_finds_itself_in_main(bigmachine, tmp_path: Path):
@@ -131,6 +131,38 @@ def test_a_wrong_command_line_is_told_what_is_wrong(bigmachine, words, complaint
     assert done.returncode == 2
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--system", "sssh"], "--system: there is no system 'sssh'"),
+        (["--profile", "x"], "--profile: there is no profile 'x'"),
+        (["--system=local", "--system-option", "transprot=tls"], "has no option 'transprot'"),
+        (["--system=local", "--system-option=keepalive=soon"], "--system-option keepalive: "),
+        (["--profile", "p", "--system-option=keepalive=soon"], "--system-option keepalive: "),
+        (["--system=local", "--system-option=keepalive=-1"], "keepalive"),
+    ],
+)
+def test_a_wrong_flag_is_told_in_a_line_before_the_program_runs(
+    bigmachine, show: Path, tmp_path: Path, words: list[str], complaint: str
+):
+    (tmp_path / "bigmachine.toml").write_text('[profiles.p]\nsystem = "local"\n')
+    done = bigmachine("run", *words, show, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("bigmachine run: ")
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_options_alone_may_be_for_a_system_that_the_program_names(bigmachine, tmp_path: Path):
+    script = tmp_path / "rack.py"
+    script.write_text(
+        "from bigmachine import config\n"
+        "print({n: s.value for n, s in config.resolve('inprocess').options.items()})\n"
+    )
+    done = bigmachine("run", "--system-option", "machineprocs=2", script)
+    assert done.stdout == "{'machineprocs': '2'}\n"
 
 
 def test_a_module_that_a_program_lacks_is_the_programs_own_error(bigmachine, tmp_path: Path):

@@ -175,7 +175,7 @@ class EC2(System):
                 error,
                 requested=request.machines,
                 started=0,
-            ) from error
+            ) from None  # which says what the library said; its frames tell a user nothing
         if self._options.dry_run:
             raise await self._refusal_to_launch(plan, request.machines)
         launch = Launch(self._starter(plan), request)
