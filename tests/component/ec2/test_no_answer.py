@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import bigmachine as bm
 from bigmachine.systems.base import HostRequest
-from bigmachine.systems.ec2 import EC2
+from bigmachine.systems.ec2 import EC2, api
 
 pytest.importorskip("moto")
 
@@ -44,3 +47,47 @@ def test_an_error_is_told_without_the_frames_of_the_library_that_it_comes_from()
     assert "NoRegionError" in str(error)
     assert "say region=" in error.remedy
     assert "botocore" not in "".join(traceback.format_exception(error))
+
+
+class Silent:
+    """A server that takes connections, counts them, and answers nothing."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._socket.accept()
+            with connection:
+                if not connection.recv(1):
+                    return
+            self.count += 1
+
+    def close(self) -> None:
+        socket.create_connection(self._socket.getsockname()).close()
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture
+def silent() -> Iterator[Silent]:
+    server = Silent()
+    yield server
+    server.close()
+
+
+def test_an_address_where_nothing_ever_answers_is_given_up_soon(silent: Silent) -> None:
+    error = refusal(EC2(region="us-east-1", endpoint_url=silent.url))
+    assert silent.count == api.FIRST_ATTEMPTS
+    assert "endpoint_url=" in error.remedy
+
+
+def test_of_an_address_where_nothing_listens_the_remedy_names_who_said_it() -> None:
+    error = refusal(EC2(region="us-east-1", endpoint_url="http://127.0.0.1:1"))
+    assert "http://127.0.0.1:1" in str(error)
+    assert "endpoint_url=" in error.remedy
+    assert "region" not in error.remedy

@@ -1,8 +1,8 @@
 """Calls of AWS's API: by boto3, in threads, a few at a time, again when AWS says too often.
 
 boto3 itself finds credentials, repeats what may be repeated, and slows down when it is throttled
-(its ``adaptive`` mode). What is here bounds how many calls are under way, and keeps them off the
-loop.
+(its ``adaptive`` mode). What is here bounds how many calls are under way, keeps them off the loop,
+and gives up early where nothing has ever answered: that is a wrong address or no network.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from bigmachine.systems.ec2.threads import Threads
 AT_ONCE: Final = 8
 """How many calls are under way at a time."""
 ATTEMPTS: Final = 10
+"""How often a call is made that AWS refuses for the time being, or that fails on the way."""
+FIRST_ATTEMPTS: Final = 3
+"""How often one is that fails on the way, while nothing has answered yet."""
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 30.0
 
@@ -43,6 +46,9 @@ class Api:
         region: The region; None is what the environment and the profile say.
         profile: A profile of ``~/.aws/config``; None is the usual chain of credentials.
         endpoint_url: Where the API is; None is AWS.
+
+    Raises:
+        UsageError: ``endpoint_url`` is no URL.
     """
 
     def __init__(
@@ -52,10 +58,14 @@ class Api:
         profile: str | None = None,
         endpoint_url: str | None = None,
     ) -> None:
+        if endpoint_url is not None and not endpoint_url.startswith(("http://", "https://")):
+            example = "it is a URL, such as 'http://localhost:4566'"
+            raise UsageError(f"EC2(endpoint_url={endpoint_url!r}): {example}")
         self._region = region
         self._profile = profile
         self._endpoint_url = endpoint_url
         self._clients: dict[str, Any] = {}
+        self._patience = Patience()
         self._lock = threading.Lock()
         self._threads = Threads(AT_ONCE)
         # They end with this, but not before the program has ended.
@@ -85,9 +95,11 @@ class Api:
                     read_timeout=READ_SECONDS,
                     max_pool_connections=AT_ONCE + 2,
                 )
-                self._clients[key] = session.client(
+                made = session.client(
                     service, endpoint_url=self._endpoint_url, config=config, **more
                 )
+                made.meta.events.register("needs-retry", self._patience)
+                self._clients[key] = made
             return self._clients[key]
 
     async def call(self, method: str, *, service: str = "ec2", **parameters: Any) -> dict[str, Any]:
@@ -114,3 +126,28 @@ class Api:
     def close(self) -> None:
         """Make no more calls. Idempotent."""
         self._threads.close()
+
+
+class Patience:
+    """How long boto3 goes on with a call that fails on the way; it asks after every attempt.
+
+    A name that is not found and a connection that is refused pass by themselves where AWS has
+    answered before. Where nothing has yet, somebody waits for being told of a wrong address.
+    """
+
+    def __init__(self) -> None:
+        self._is_answered = False
+
+    def __repr__(self) -> str:
+        return f"<Patience answered={self._is_answered}>"
+
+    def __call__(self, *, attempts: int, caught_exception: Exception | None, **_: Any) -> None:
+        """Say nothing, which leaves it to boto3, or end the call.
+
+        Raises:
+            Exception: What the last of the attempts came to.
+        """
+        if caught_exception is None:
+            self._is_answered = True
+        elif not self._is_answered and attempts >= FIRST_ATTEMPTS:
+            raise caught_exception

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from bigmachine.errors import ProvisionError
 
@@ -61,9 +62,19 @@ _REMEDIES: Final = {
     "NoRegionError": "say region=, or set AWS_REGION",
     "NoCredentialsError": "set up credentials: aws configure, AWS_ACCESS_KEY_ID, or profile=",
     "ProfileNotFound": "name a profile of ~/.aws/config with profile=",
-    "ConnectTimeoutError": "see whether this computer reaches AWS, and whether region= is one",
-    "EndpointConnectionError": "see whether this computer reaches AWS, and whether region= is one",
 }
+# Of the library, where no answer came, or none of AWS's.
+_NO_ANSWER: Final = frozenset(
+    {
+        "ConnectTimeoutError",
+        "ConnectionClosedError",
+        "EndpointConnectionError",
+        "ProxyConnectionError",
+        "ReadTimeoutError",
+        "SSLError",
+    }
+)
+_AWS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".api.amazonwebservices.com.cn")
 
 
 class InstanceFailed(Exception):
@@ -135,6 +146,8 @@ def provision_error(
         remedy = "name more types with instance_type=[...], more zones, or try again later"
     elif is_throttling(code):
         remedy = "ask for fewer machines at a time, or try again later"
+    elif code in _NO_ANSWER:
+        remedy = _remedy_where_nothing_answers(error)
     return ProvisionError(
         f"EC2 could not {what}: {code}: {message}",
         system="ec2",
@@ -144,3 +157,14 @@ def provision_error(
         remedy=remedy,
         temporary=is_capacity(code) or is_throttling(code),
     )
+
+
+def _remedy_where_nothing_answers(error: BaseException) -> str:
+    """Say what to look at: the address, where it is none of AWS's own."""
+    url = str(getattr(error, "kwargs", {}).get("endpoint_url") or "")
+    if url and not (urlsplit(url).hostname or "").endswith(_AWS):
+        return (
+            "see whether an API is at this address, which endpoint_url= or AWS_ENDPOINT_URL names; "
+            "without it AWS is asked"
+        )
+    return "see whether this computer reaches AWS, and whether region= is one"

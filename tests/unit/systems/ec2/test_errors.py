@@ -19,6 +19,14 @@ class NoCredentialsError(Exception):
     """As botocore's, which never got to AWS."""
 
 
+class EndpointConnectionError(Exception):
+    """As botocore's."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f'Could not connect to the endpoint URL: "{url}"')
+        self.kwargs = {"endpoint_url": url}
+
+
 def mapped(error: BaseException):
     return errors.provision_error("give an instance", error, requested=4, started=1)
 
@@ -84,3 +92,15 @@ def test_what_nobody_knows_is_said_as_it_is() -> None:
 def test_what_is_not_there_may_come() -> None:
     assert errors.is_not_found("InvalidInstanceID.NotFound")
     assert not errors.is_not_found("InvalidAMIID.Malformed")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://ec2.eu-nowhere-1.amazonaws.com/", "region="),
+        ("https://ec2.cn-north-1.amazonaws.com.cn/", "region="),
+        ("http://localhost:4566/", "endpoint_url="),
+    ],
+)
+def test_where_nothing_answers_it_is_said_who_chose_the_address(url: str, words: str) -> None:
+    assert words in mapped(EndpointConnectionError(url)).remedy

@@ -25,6 +25,7 @@ from bigmachine.systems.ec2 import EC2
         ({"port": 65536}, "port=65536"),
         ({"boot_seconds": 0}, "boot_seconds=0.*positive"),
         ({"keepalive": -1}, "keepalive"),
+        ({"endpoint_url": "localhost:4566"}, "endpoint_url='localhost:4566'.*http://"),
         ({"data_disks_gib": [0]}, "data_disks_gib"),
         ({"data_disks_gib": [1] * 12}, "data_disks_gib.*11"),
         ({"root_disk_gib": -1}, "root_disk_gib=-1"),
