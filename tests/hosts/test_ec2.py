@@ -82,13 +82,19 @@ def boot_file_started(instance: Instance) -> float:
     return found.create_time()
 
 
+@pytest.mark.parametrize(
+    ("example", "words", "said"),
+    [
+        ("bigpi.py", ["-n", "1_000_000"], "pi = 3.1"),
+        ("wordcount.py", ["--files", "100", "--check"], "checked against a count in one process"),
+    ],
+)
 def test_an_example_runs_on_two_instances_which_are_gone_afterwards(
-    cloud: RealCloud, drivers: Drivers
+    cloud: RealCloud, drivers: Drivers, example: str, words: list[str], said: str
 ) -> None:
-    example = EXAMPLES / "bigpi.py"
-    words = ["-n", "1_000_000", "--machines", "4"]
-    result = drivers.run(example, [], *words, env=settings(cloud), timeout=150)
-    assert "pi = 3.1" in result.stdout
+    words = [*words, "--machines", "4"]
+    result = drivers.run(EXAMPLES / example, [], *words, env=settings(cloud), timeout=150)
+    assert said in result.stdout
     assert len(cloud.instances) == 2  # of two processors each
     wait_until(lambda: not cloud.up(), SLACK)
     assert cloud.living() == []

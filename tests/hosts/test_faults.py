@@ -190,6 +190,28 @@ def test_a_host_that_crashes_is_noticed_at_once(hosts: StartHosts, drivers: Driv
         program.finish()
 
 
+HOLD = """
+    if __name__ == "__main__":
+        with bm.start() as cluster:
+            (machine,) = cluster.start(1, services={"Probe": Probe()}).running().result(timeout=90)
+            pid = machine.call(Probe.pid).result(timeout=30)
+            held = machine.call(Probe.hold, 30.0)
+            time.sleep(1)  # until it holds its own
+            hold_lock(30_000_000)
+            held.result(timeout=60)
+            say("same", machine.call(Probe.pid).result(timeout=30) == pid)
+"""
+
+
+def test_interpreters_whose_lock_is_held_for_long_on_both_sides_lose_nothing(
+    hosts: StartHosts, drivers: Drivers
+) -> None:
+    (host,) = hosts()
+    said = drivers.run(HOLD, [host], keepalive=KEEPALIVE).stdout
+    assert "same True" in said
+    assert_clean([host], SLACK)
+
+
 def test_packets_that_get_lost_and_late_slow_a_program_down_and_no_more(
     hosts: StartHosts, drivers: Drivers
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Iterable
 
@@ -126,3 +127,39 @@ def test_a_tunnelled_host_that_stays_away_is_given_up_after_its_lease(
         assert seconds < 3 * LEASE + 2 * SLACK
         assert program.do(other, "pid")[0][0] == "ok"
         program.finish()
+
+
+WRITER = """
+    class Writer(Probe):
+        def count(self, lines):
+            threading.Thread(target=self._count, args=(lines,)).start()
+
+        def _count(self, lines):
+            for n in range(lines):
+                print("line", n, flush=True)
+                time.sleep(0.01)
+
+    if __name__ == "__main__":
+        with bm.start() as cluster:
+            (machine,) = cluster.start(1, services={"Writer": Writer()})
+            machine.call(Writer.count, 500).result(timeout=90)
+            listen()
+        say("over")
+"""
+
+
+def test_no_line_is_lost_or_shown_twice_when_the_ssh_connection_breaks(
+    hosts: StartHosts, drivers: Drivers
+) -> None:
+    (host,) = hosts()
+    with drivers.driven(WRITER, [host], tunnel="always", keepalive=10.0) as driver:
+        for line in (50, 250):
+            driver.expect(rf"line {line}$", 60.0)
+            assert host.end_ssh_connections()
+        driver.expect(r"line 499$", 60.0)
+        driver.tell("")
+        driver.expect(r"^over$", 60.0)
+        assert driver.wait() == 0, driver.shown()
+        lines = re.findall(r"^\[m0\] line (\d+)$", driver.stdout, re.MULTILINE)
+    assert lines == [str(number) for number in range(500)]
+    assert_clean([host], SLACK)
