@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bigmachine.systems.base import Host, HostRequest, Keepalive, System
+    from bigmachine.systems.ec2 import EC2
     from bigmachine.systems.local import Local
     from bigmachine.systems.ssh import SSH
 
-__all__ = ["SSH", "Host", "HostRequest", "Keepalive", "Local", "System"]
+__all__ = ["EC2", "SSH", "Host", "HostRequest", "Keepalive", "Local", "System"]
 
-_SYSTEMS = {"Local": "bigmachine.systems.local", "SSH": "bigmachine.systems.ssh"}
+_SYSTEMS = {
+    "EC2": "bigmachine.systems.ec2",
+    "Local": "bigmachine.systems.local",
+    "SSH": "bigmachine.systems.ssh",
+}
 
 
 def __getattr__(name: str) -> object:
