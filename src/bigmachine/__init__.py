@@ -147,4 +147,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+    """List what users are to find: not what this module needs itself, nor its submodules."""
+    return sorted({name for name in globals() if name.startswith("__")} | set(__all__))

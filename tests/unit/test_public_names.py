@@ -18,3 +18,9 @@ def test_every_public_name_is_there(module: types.ModuleType) -> None:
 
 def test_the_systems_of_the_library_are_named_in_one_place() -> None:
     assert {"Local", "SSH", "EC2"} < set(bm.systems.__all__)
+
+
+@pytest.mark.parametrize("module", LAZY, ids=lambda module: module.__name__)
+def test_no_other_names_are_listed(module: types.ModuleType) -> None:
+    listed = {name for name in dir(module) if not (name.startswith("__") and name.endswith("__"))}
+    assert listed == {name for name in module.__all__ if name != "__version__"}

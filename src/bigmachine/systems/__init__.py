@@ -27,3 +27,7 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         return getattr(import_module("bigmachine.systems.base"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({name for name in globals() if name.startswith("__")} | set(__all__))
