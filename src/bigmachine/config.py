@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bigmachine.errors import UsageError
+from bigmachine.spelling import about, alternatives, closest, names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -135,17 +136,14 @@ class Settings:
         try:
             return cls(**values)
         except ValueError as exc:
-            sources = ", ".join(f"{name} by {each.source}" for name, each in self.options.items())
-            raise UsageError(f"{self.system}: {exc} (set: {sources or 'nothing'})") from exc
+            raise UsageError(about(self.system, str(exc)) + self._sources(str(exc))) from exc
 
     def _value(self, name: str, known: Mapping[str, Option]) -> Any:
         setting = self.options[name]
         if name not in known:
-            from bigmachine.spelling import alternatives
-
+            options = alternatives("its options are", name, known)
             raise UsageError(
-                f"{setting.source}: the system {self.system!r} has no option {name!r}; "
-                f"its options are {alternatives(name, known)}"
+                f"{setting.source}: the system {self.system!r} has no option {name!r}; {options}"
             )
         from bigmachine.systems.options import convert
 
@@ -155,6 +153,12 @@ class Settings:
             raise UsageError(
                 f"{setting.source}: {name} of the system {self.system!r}: {exc}"
             ) from None
+
+    def _sources(self, complaint: str) -> str:
+        """Return who set the options that a complaint is about: all, where it names none."""
+        named = [name for name in self.options if names(complaint, name)]
+        sources = (f"{name} by {self.options[name].source}" for name in named or self.options)
+        return f" (set: {', '.join(sources)})" if self.options else ""
 
     def _ask_for(self, option: str) -> str:
         profile = self.profile or "NAME"
@@ -295,12 +299,8 @@ def _find_profile(file: ConfigFile | None, name: str, source: str) -> Profile:
             "working directory or above it"
         )
     if name not in file.profiles:
-        from bigmachine.spelling import alternatives
-
-        known = alternatives(name, file.profiles)
-        raise UsageError(
-            f"{source}: there is no profile {name!r} in {file.path}; its profiles are {known}"
-        )
+        known = alternatives("its profiles are", name, file.profiles)
+        raise UsageError(f"{source}: there is no profile {name!r} in {file.path}; {known}")
     return file.profiles[name]
 
 
@@ -349,8 +349,6 @@ def _refuse_unknown_tables(system: str, file: ConfigFile, profile: Profile) -> N
     Tables of other systems may stand there even where those are not installed: a project's file
     is shared by people who do not all use the same.
     """
-    from bigmachine.spelling import closest
-
     for name in profile.options:
         if name != system and closest(name, [system]):
             from bigmachine.systems.registry import system_names

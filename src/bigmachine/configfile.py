@@ -157,8 +157,8 @@ class _Check:
     def names(self, keys: tuple[str, ...], found: Any, allowed: set[str]) -> None:
         """Refuse a key that means nothing: it is a misspelt one."""
         for name in sorted(set(found) - allowed):
-            known = alternatives(name, sorted(allowed))
-            raise self._error((*keys, name), f"there is no such setting; there are {known}")
+            known = alternatives("there are", name, sorted(allowed))
+            raise self._error((*keys, name), f"there is no such setting; {known}")
 
     def table(self, keys: tuple[str, ...], value: object) -> dict[str, Any]:
         """Return a value that has to be a table."""

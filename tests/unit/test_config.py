@@ -157,6 +157,14 @@ def test_an_unknown_profile_names_its_source_and_the_profiles_there_are(project:
     assert "did you mean 'big'?" in text
 
 
+def test_of_a_file_without_profiles_it_is_said_that_there_are_none(empty: Path):
+    (empty / "bigmachine.toml").touch()
+    text = refusal(decide, empty, flags=Flags(profile="big"))
+    assert (
+        text == f"--profile: there is no profile 'big' in {empty}/bigmachine.toml; there are none"
+    )
+
+
 def test_a_profile_without_a_file_says_that_there_is_no_file(empty: Path):
     assert "no bigmachine.toml" in refusal(decide, empty, flags=Flags(profile="big"))
 
@@ -199,6 +207,18 @@ def test_a_missing_option_is_asked_for_with_every_way_to_give_it(empty: Path):
 def test_a_value_that_the_system_itself_refuses_names_where_it_was_set(empty: Path):
     text = refusal(decide, empty, "rack", BIGMACHINE_RACK_ROWS="0")
     assert text == "rack: rows must be positive (set: rows by BIGMACHINE_RACK_ROWS)"
+    text = refusal(decide, empty, "rack", BIGMACHINE_RACK_ROWS="0", BIGMACHINE_RACK_LOAD="1")
+    assert text == "rack: rows must be positive (set: rows by BIGMACHINE_RACK_ROWS)"
+
+
+def test_what_a_system_says_of_itself_is_not_said_twice(empty: Path):
+    assert refusal(decide, empty, "ssh").startswith("SSH: name hosts")
+    assert "(set:" not in refusal(decide, empty, "ssh")
+    text = refusal(decide, empty, "local", BIGMACHINE_LOCAL_KEEPALIVE="-1")
+    assert text == (
+        "local: keepalive is a number of seconds above 0, not -1.0 "
+        "(set: keepalive by BIGMACHINE_LOCAL_KEEPALIVE)"
+    )
 
 
 @pytest.mark.usefixtures("rack")

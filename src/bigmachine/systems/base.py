@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -65,6 +66,9 @@ class Keepalive:
         timeout: Without an answer for this long the host is lost, in seconds. The supervisor's
             lease is as long: without a keepalive for this long it ends its machines and itself.
         rpc_timeout: How long one keepalive waits for its answer, in seconds.
+
+    Raises:
+        UsageError: One of these is no such time, or the period is longer than the time-out.
     """
 
     period: float = 60.0
@@ -72,15 +76,29 @@ class Keepalive:
     rpc_timeout: float = 10.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.period <= self.timeout:
-            raise UsageError(f"keepalive: 0 < period <= timeout does not hold for {self}")
-        if self.rpc_timeout <= 0:
-            raise UsageError(f"keepalive: the RPC's time-out is not positive in {self}")
+        for name in ("period", "timeout", "rpc_timeout"):
+            if not _is_time(value := getattr(self, name)):
+                raise UsageError(f"keepalive: {name} is a number of seconds above 0, not {value!r}")
+        if self.period > self.timeout:
+            raise UsageError(
+                f"keepalive: period, {self.period!r} s, is above timeout, {self.timeout!r} s: "
+                "a host would be given up before it is asked again"
+            )
 
     @classmethod
     def every(cls, period: float) -> Keepalive:
-        """Return a keepalive of this period, in seconds, that may miss one beat."""
+        """Return a keepalive of this period, in seconds, that may miss one beat.
+
+        Raises:
+            UsageError: It is no such time.
+        """
+        if not _is_time(period):
+            raise UsageError(f"keepalive is a number of seconds above 0, not {period!r}")
         return cls(period=period, timeout=2 * period, rpc_timeout=min(10.0, period))
+
+
+def _is_time(seconds: float) -> bool:
+    return 0 < seconds < math.inf  # which is false of nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,8 +49,8 @@ def find_system(name: str, *, source: str) -> type[System]:
         return _load_built_in(name)
     entry_point = _offered().get(name)
     if entry_point is None:
-        known = alternatives(name, system_names())
-        raise UsageError(f"{source}: there is no system {name!r}; the systems here are {known}")
+        known = alternatives("the systems here are", name, system_names())
+        raise UsageError(f"{source}: there is no system {name!r}; {known}")
     return _load(entry_point, source)
 
 

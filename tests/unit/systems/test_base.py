@@ -125,12 +125,29 @@ def test_a_host_tells_what_it_is():
     assert asyncio.run(show()) == "<Box b7 capacity=1 at None>"
 
 
+NAN, INFINITY = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"period": 0}, {"period": -1}, {"period": 200}, {"rpc_timeout": 0}]
+    ("wrong", "words"),
+    [
+        ({"period": 0}, "keepalive: period is a number of seconds above 0, not 0"),
+        ({"period": NAN}, "period is a number of seconds above 0, not nan"),
+        ({"timeout": INFINITY}, "timeout is a number of seconds above 0, not inf"),
+        ({"rpc_timeout": NAN}, "rpc_timeout is a number of seconds above 0, not nan"),
+        ({"period": 200}, "period, 200 s, is above timeout, 120.0 s"),
+    ],
 )
-def test_a_keepalive_that_cannot_work_is_refused(wrong: dict[str, float]):
-    with pytest.raises(UsageError, match="keepalive"):
+def test_a_keepalive_that_cannot_work_is_refused(wrong: dict[str, float], words: str):
+    with pytest.raises(UsageError, match=words):
         Keepalive(**wrong)
+
+
+@pytest.mark.parametrize("period", [0, -1, NAN, INFINITY])
+def test_a_period_that_is_no_time_is_refused_by_the_name_of_its_option(period: float):
+    with pytest.raises(UsageError) as raised:
+        Keepalive.every(period)
+    assert str(raised.value) == f"keepalive is a number of seconds above 0, not {period!r}"
 
 
 def test_a_keepalive_of_a_period_may_miss_one_beat():
