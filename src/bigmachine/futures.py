@@ -193,12 +193,13 @@ class Future(cf.Future[T]):
             loop = aio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
             self._waited_for_in(loop)
-            if self._hook((loop, waiter)):
+            hook = (loop, waiter)
+            if self._hook(hook):
                 try:
                     yield from waiter
                 except aio.CancelledError:
                     if self._state is PENDING:
-                        self.cancel()
+                        self._abandoned(hook)
                     raise
         if self._state is CANCELLED_AND_NOTIFIED:
             raise _asyncio().CancelledError
@@ -287,6 +288,10 @@ class Future(cf.Future[T]):
     def when_done(self, hook: Callable[[Future[T]], object]) -> bool:
         """Call ``hook`` at the end, on whatever thread brings it; False if it has come."""
         return self._hook(hook)
+
+    def forget(self, hook: Callable[[Future[T]], object]) -> None:
+        """Take back `when_done`: whoever asked for it waits no longer."""
+        self._unhook(hook)
 
     def set_running_or_notify_cancel(self) -> bool:
         """Return whether it is still wanted."""
@@ -387,6 +392,12 @@ class Future(cf.Future[T]):
                 self._hooks.append(hook)
             return True
 
+    def _unhook(self, hook: Any) -> None:
+        """Take back `_hook`; nothing where the end has come."""
+        with _lock:
+            if self._state is PENDING and self._hooks is not None and hook in self._hooks:
+                self._hooks.remove(hook)
+
     def _block(self, timeout: float | None) -> None:
         check_may_block()
         began = time.monotonic()
@@ -406,9 +417,7 @@ class Future(cf.Future[T]):
             return
         if gate.acquire(timeout=left):
             return
-        with _lock:
-            if self._state is PENDING and self._hooks is not None:
-                self._hooks.remove(open_gate)
+        self._unhook(open_gate)
         if self._state is PENDING:
             raise TimeoutError(f"no result within {timeout:g} s; the call goes on")
 
@@ -428,6 +437,11 @@ class Future(cf.Future[T]):
                 self._undecoded = None
 
     # What those who bring the result may do about being waited for.
+
+    def _abandoned(self, hook: Any) -> None:
+        """A task that awaited this was cancelled: by default nobody else wants the result."""
+        del hook
+        self.cancel()
 
     def _give_up(self) -> None:
         """The future was cancelled: stop what would have brought the result."""

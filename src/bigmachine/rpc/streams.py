@@ -43,6 +43,13 @@ class StreamClosedError(Exception):
     """The other side wants no more items. Internal: it never reaches a user."""
 
 
+class Wait(Future[None]):
+    """What all who wait for the same thing share: who is cancelled leaves it to the others."""
+
+    def _abandoned(self, hook: Any) -> None:
+        self._unhook(hook)
+
+
 class Inlet:
     """Where a stream's items arrive. Thread-safe; it has one consumer at a time."""
 
@@ -60,7 +67,7 @@ class Inlet:
         self._lock = allocate_lock()
         self._ended = False
         self._error: BaseException | Callable[[], BaseException] | None = None
-        self._waiting: Future[None] | None = None
+        self._waiting: Wait | None = None
         self._taken_items = 0
         self._taken_bytes = 0
         self._ahead_items = 0  # that arrived from a peer, and are not granted anew
@@ -169,14 +176,13 @@ class Inlet:
     def wait(self) -> Future[None]:
         """Return a future that resolves when `take` has something to say."""
         with self._lock:
-            future: Future[None] = Future()
             if self._items or self._ended:
+                future = Wait()
                 future.resolve()
-            elif self._waiting is not None:
-                return self._waiting
-            else:
-                self._waiting = future
-            return future
+                return future
+            if self._waiting is None:
+                self._waiting = Wait()
+            return self._waiting
 
     def _raise_end(self) -> None:
         error = self._error
@@ -333,7 +339,7 @@ class Outlet:
         self._bytes = 0
         self._last_bytes = 0
         self._closed = False
-        self._room: Future[None] | None = None
+        self._room: Wait | None = None
 
     def __repr__(self) -> str:
         return f"<Outlet {self._items} items, {self._bytes} bytes ahead>"
@@ -376,7 +382,7 @@ class Outlet:
             if self._items < frames.WINDOW_ITEMS and ahead <= frames.WINDOW_BYTES:
                 return None
             if self._room is None:
-                self._room = Future()
+                self._room = Wait()
             return self._room
 
     def put(self, value: Any) -> None:

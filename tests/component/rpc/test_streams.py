@@ -44,6 +44,10 @@ class Streams:
         finally:
             self.ended.append("async")
 
+    def slowly(self, number: int) -> Iterator[int]:
+        assert self.gate.wait(LIMIT)
+        yield from range(number)
+
     def fail_after(self, number: int) -> Iterator[int]:
         yield from range(number)
         raise ValueError("in mid-stream")
@@ -266,6 +270,23 @@ def test_a_file_is_closed_when_its_reader_leaves(link: Link, streams: Streams) -
 def test_a_reader_of_what_is_no_bytes_says_so(link: Link) -> None:
     with link.client.stream("S.count", (3,)).reader() as reader, pytest.raises(UsageError):
         reader.read()
+
+
+def test_a_consumer_that_waits_with_a_limit_goes_on_where_it_was(
+    link: Link, streams: Streams
+) -> None:
+    async def main() -> list[int]:
+        stream = link.client.stream("S.slowly", (3,))
+        got = []
+        while len(got) < 3:
+            try:
+                got.append(await asyncio.wait_for(anext(stream), 0.005))
+            except TimeoutError:
+                streams.gate.set()
+        return got
+
+    assert asyncio.run(main()) == [0, 1, 2]
+    until(link.idle)
 
 
 # To the machine.

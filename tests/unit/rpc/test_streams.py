@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -145,6 +146,41 @@ def test_a_wait_ends_with_whatever_happens() -> None:
         happen(inlet)
         assert waiting.done()
         assert inlet.wait().done()
+
+
+def test_a_wait_that_is_cancelled_harms_neither_the_next_nor_that_of_others() -> None:
+    async def main() -> None:
+        inlet = Inlet()
+        stream: Stream[int] = Stream(inlet)
+        other = asyncio.create_task(anext(stream))
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(stream), 0.001)
+        hooks = inlet.wait()._hooks
+        assert hooks is not None
+        assert len(hooks) == 1  # the other's
+        inlet.put(lambda: 1, 1)
+        assert await other == 1
+        mine = asyncio.create_task(anext(stream))
+        await asyncio.sleep(0)
+        inlet.put(lambda: 2, 1)
+        assert await mine == 2
+
+    asyncio.run(main())
+
+
+def test_a_wait_for_room_that_is_cancelled_does_not_harm_the_next() -> None:
+    async def main() -> None:
+        wire = Wire()
+        while wire.make(MIB):
+            continue
+        for _ in range(2):
+            room = wire.outlet.room()
+            assert room is not None
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(room, 0.001)
+
+    asyncio.run(main())
 
 
 def test_a_reader_joins_what_comes_in_pieces() -> None:
