@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from bigmachine.cli_systems import add_system, encoded, say, settings_of
-from bigmachine.errors import BigmachineError, UsageError
+from bigmachine.errors import BigmachineError, ProvisionError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -94,8 +94,10 @@ async def _checks(settings: Settings) -> AsyncGenerator[Check, None]:
             f"its doctor has not come to an end within {LIMIT_SECONDS:g} s",
             "see which check comes last, and what it waits for",
         )
+    except ProvisionError as error:
+        yield Check.fail("system", error.problem, error.remedy)
     except BigmachineError as error:
-        yield Check.fail("system", str(error), getattr(error, "remedy", "") or "")
+        yield Check.fail("system", str(error), "")
     except Exception as error:  # a system's own code
         yield Check.fail(
             "system",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigmachine.cli_systems import add_system, encoded, is_named, say, settings_of
 from bigmachine.errors import BigmachineError, UsageError
+from bigmachine.spelling import about
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,7 +122,7 @@ async def _sweep(
                 problems.append(f"{leftover.kind} {leftover.name}: {leftover.problem}")
         await system.shutdown()
     except BigmachineError as error:
-        problems.append(f"{system.name}: {error}")
+        problems.append(about(system.name, str(error)))
     except Exception as error:  # a system's own code
         problems.append(f"{system.name}: {type(error).__name__}: {error}")
 

@@ -96,7 +96,7 @@ class ProvisionError(BigmachineError):
 
     Attributes:
         system: The name of the system.
-        requested: How many machines were asked for.
+        requested: How many machines were asked for; 0 where something else was.
         started: How many of them came up all the same.
         answer: What the system answered, in its own words; "" if nothing.
         remedy: What to do about it; "" if unknown.
@@ -137,12 +137,15 @@ class ProvisionError(BigmachineError):
         return self.temporary and not is_remote(self)
 
     def __str__(self) -> str:
-        text = f"{self.args[0]} ({self.started} of {self.requested} machines of {self.system!r})"
-        if self.answer:
-            text += f"; it answered: {self.answer}"
-        if self.remedy:
-            text += f"; {self.remedy}"
-        return text
+        return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
+
+    @property
+    def problem(self) -> str:
+        """The text without the remedy."""
+        text = str(self.args[0])
+        if self.requested:
+            text += f" ({self.started} of {self.requested} machines of {self.system!r})"
+        return f"{text}; it answered: {self.answer}" if self.answer else text
 
 
 class MachineStoppedError(BigmachineError):

@@ -170,6 +170,12 @@ def test_a_provision_error_says_how_many_what_was_answered_and_what_to_do() -> N
         "no capacity (3 of 8 machines of 'ec2'); it answered: InsufficientInstanceCapacity;"
         " ask for another instance type"
     )
+    assert error.problem == str(error).removesuffix("; ask for another instance type")
+
+
+def test_a_provision_error_that_is_not_about_machines_counts_none() -> None:
+    error = ProvisionError("no answer", system="ec2", requested=0, started=0, remedy="ask again")
+    assert str(error) == "no answer; ask again"
 
 
 def test_a_stopped_machine_error_says_the_death_and_has_its_exception_as_cause() -> None:

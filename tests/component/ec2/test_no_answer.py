@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import bigmachine as bm
+from bigmachine.cli import main
 from bigmachine.systems.base import HostRequest
 from bigmachine.systems.ec2 import EC2, api
 
@@ -47,6 +48,16 @@ def test_an_error_is_told_without_the_frames_of_the_library_that_it_comes_from()
     assert "NoRegionError" in str(error)
     assert "say region=" in error.remedy
     assert "botocore" not in "".join(traceback.format_exception(error))
+
+
+def test_what_is_left_cannot_be_looked_for_without_a_region_and_that_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["gc", "ec2", "--dry-run"]) == 1
+    assert capsys.readouterr().err == (
+        "bigmachine gc: EC2 could not be asked what is left: NoRegionError: You must specify a "
+        "region; say region=, or set AWS_REGION\n"
+    )
 
 
 class Silent:

@@ -123,7 +123,7 @@ def provision_error(
     Args:
         what: What was being done.
         error: What came of it.
-        requested: How many machines were asked for.
+        requested: How many machines were asked for; 0 where something else was.
         started: How many came up.
     """
     if isinstance(error, InstanceFailed):
@@ -149,7 +149,7 @@ def provision_error(
     elif code in _NO_ANSWER:
         remedy = _remedy_where_nothing_answers(error)
     return ProvisionError(
-        f"EC2 could not {what}: {code}: {message}",
+        f"EC2 could not {what}: {code}: {message.rstrip('.')}",
         system="ec2",
         requested=requested,
         started=started,

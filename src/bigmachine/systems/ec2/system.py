@@ -72,6 +72,7 @@ class EC2(System):
     """
 
     name: ClassVar[str] = "ec2"
+    requests_grow: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -208,8 +209,13 @@ class EC2(System):
         """End what drivers of this computer have left; see `System.gc`."""
         from bigmachine.systems.ec2.leftovers import collect
 
-        async for leftover in collect(self._api, dry_run=dry_run):
-            yield leftover
+        try:
+            async for leftover in collect(self._api, dry_run=dry_run):
+                yield leftover
+        except Exception as error:
+            raise errors.provision_error(
+                "be asked what is left", error, requested=0, started=0
+            ) from None
 
     def recorded(self) -> Mapping[str, Any]:
         """Return where the instances are; see `System.recorded`."""
