@@ -42,8 +42,14 @@ def settings_of(arguments: argparse.Namespace) -> config.Settings:
         if not (key and separator):
             raise UsageError(f"{word!r} is not KEY=VALUE")
         pairs.append((key, value))
-    named = config.Flags(system=name, options=tuple(pairs))
-    return config.resolve(flags=named.over(flags_of(arguments)))
+    flags = flags_of(arguments)
+    together = config.Flags(
+        system=name or flags.system,
+        profile=flags.profile,
+        options=(*flags.options, *pairs),
+        words=frozenset(arguments.words),
+    )
+    return config.resolve(flags=together)
 
 
 def encoded(value: Any) -> dict[str, Any]:

@@ -57,11 +57,14 @@ class Flags:
         system: The name of a system.
         profile: The name of a profile in ``bigmachine.toml``.
         options: Options of the system, in text.
+        words: Which of these were said without a flag, as ``bigmachine doctor`` takes them: the
+            system's name, and ``name=value``.
     """
 
     system: str | None = None
     profile: str | None = None
     options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    words: frozenset[str] = field(default=frozenset(), repr=False)
 
     def over(self, weaker: Flags) -> Flags:
         """Return these flags where they say something, and ``weaker`` where they do not.
@@ -74,6 +77,7 @@ class Flags:
             system=self.system or (weaker.system if same else None),
             profile=self.profile or weaker.profile,
             options=(*(weaker.options if same else ()), *self.options),
+            words=self.words | weaker.words,
         )
 
 
@@ -83,7 +87,7 @@ class Setting:
 
     Attributes:
         value: What was said: a text where it came from a flag or a variable, else TOML's value.
-        source: ``--system``, ``BIGMACHINE_SYSTEM``, ``/home/me/bigmachine.toml:7``.
+        source: Where: ``--system``, ``BIGMACHINE_SYSTEM``, ``/home/me/bigmachine.toml:7``.
         text: Whether the value was given in text and stands for what the option's type makes of it.
     """
 
@@ -318,7 +322,9 @@ def _system(
     if system is not None:
         return Setting(value=system, source="the program")
     if flags.system:
-        return Setting(value=flags.system, source="--system")
+        in_words = flags.system in flags.words
+        source = f"the argument {flags.system!r}" if in_words else "--system"
+        return Setting(value=flags.system, source=source)
     from_profile = None
     if file and profile and profile.system:
         place = file.place("profiles", profile.name, "system")
@@ -375,10 +381,12 @@ def _options_of_flags(system: str, flags: Flags) -> dict[str, Setting]:
     """Return the options of the command line; they belong to the system that it names, if any."""
     if flags.system not in (None, system):
         return {}
-    return {
-        _parameter(name): Setting(value=value, source=f"--system-option {name}")
-        for name, value in flags.options
-    }
+    found = {}
+    for name, value in flags.options:
+        in_words = f"{name}={value}" in flags.words
+        source = f"the argument {f'{name}=...'!r}" if in_words else f"--system-option {name}"
+        found[_parameter(name)] = Setting(value=value, source=source)
+    return found
 
 
 def _variable(system: str) -> str:

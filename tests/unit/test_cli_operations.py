@@ -162,7 +162,11 @@ def test_programs_can_read_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
-    [(["rakc"], "there is no system 'rakc'"), (["rack", "row"], "'row' is not KEY=VALUE")],
+    [
+        (["rakc"], "bigmachine doctor: the argument 'rakc': there is no system 'rakc'"),
+        (["--system", "rakc"], "bigmachine doctor: --system: there is no system 'rakc'"),
+        (["rack", "row"], "'row' is not KEY=VALUE"),
+    ],
 )
 def test_a_system_that_is_not_there_is_no_finding(
     capsys: pytest.CaptureFixture[str], words: list[str], complaint: str
@@ -171,9 +175,19 @@ def test_a_system_that_is_not_there_is_no_finding(
     assert complaint in capsys.readouterr().err
 
 
-def test_an_option_that_is_wrong_is_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "rack", "row=x"]) == 1
-    assert "✗ system: --system-option row: row of the system 'rack'" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["row=x"], "the argument 'row=...': row of the system 'rack': 'x' is not"),
+        (["rwo=1"], "the argument 'rwo=...': the system 'rack' has no option 'rwo'"),
+        (["fault=", "--system-option", "row=x"], "--system-option row: row of the system 'rack'"),
+    ],
+)
+def test_an_option_that_is_wrong_is_one_and_who_said_it_is_told(
+    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(["doctor", "rack", *words]) == 1
+    assert f"✗ system: {said}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
