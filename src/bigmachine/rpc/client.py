@@ -225,8 +225,11 @@ class Client:
             return
         if channel.has_unsent:  # a burst of the loop that this thread would block
             uninterrupted(channel.flush)
-        if future.when_done(channel.reader.ring):
+        ring = channel.reader.ring
+        if future.when_done(ring):
             channel.read_until(future, timeout, self._is_idle)
+            if not future.ended():  # it may be asked for again, very often
+                future.forget(ring)
 
     def read_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Read in a loop that awaits, if all that is pending is its own; None: at home."""

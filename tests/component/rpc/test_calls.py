@@ -515,6 +515,16 @@ def test_a_result_that_runs_out_of_time_does_not_cancel(link: Link, methods: Met
     assert call.result(LIMIT) is False
 
 
+def test_results_that_run_out_of_time_leave_nothing_behind(link: Link, methods: Methods) -> None:
+    call = link.client.call("M.hold")
+    for _ in range(20):
+        with pytest.raises(TimeoutError):
+            call.result(0.0001)
+    assert not call._hooks
+    methods.gate.set()
+    assert call.result(LIMIT) is False
+
+
 def test_the_death_of_the_caller_cancels_its_calls(link: Link, methods: Methods) -> None:
     other = link.another()
     calls = [other.call(name) for name in ("M.until_cancelled", "M.until_cancelled_later")]
