@@ -2,7 +2,7 @@
 
 ::
 
-    bigmachine cache ls [--directory D]
+    bigmachine cache [ls [--directory D]]
     bigmachine cache prune [--limit SIZE | --clear] [--directory D]
 
 It looks at the cache of the computer it runs on. What is in use stays, whatever is asked for.
@@ -25,8 +25,11 @@ _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 def add_parser(commands: Any) -> None:
     """Add the subcommand to those of the command ``bigmachine``."""
     parser = commands.add_parser("cache", help="list what this host keeps of images, or remove it")
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("ls", help="list layers and images, the last used ones last")
+    parser.set_defaults(run=_run, act=_list, directory=None)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    listing = actions.add_parser(
+        "ls", help="list layers and images, the last used ones last (without an action, too)"
+    )
     listing.set_defaults(act=_list)
     prune = actions.add_parser("prune", help="remove what was used least recently")
     amount = prune.add_mutually_exclusive_group()

@@ -28,21 +28,27 @@ if TYPE_CHECKING:
     from bigmachine.image.manifest import LayerRef, Manifest
 
 _FILES: Final = 8  # of a layer that differs, as many are named
+_ACTIONS: Final = {
+    "ls": "list the layers, and what is left out",
+    "show": "show what an image is, and where things are in it",
+    "build": "write the image into a file",
+    "diff": "compare a saved image with another, or with what is",
+}
 
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand to those of the command ``bigmachine``."""
     parser = commands.add_parser("image", help="show what of this environment travels to hosts")
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("ls", help="list the layers, and what is left out")
+    parser.set_defaults(run=_say_actions)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    listing, show, build, diff = (
+        actions.add_parser(name, help=purpose) for name, purpose in _ACTIONS.items()
+    )
     listing.set_defaults(act=_list)
-    show = actions.add_parser("show", help="show what an image is, and where things are in it")
     show.add_argument("--layer", metavar="NAME", help="list the files of this layer")
     show.set_defaults(act=_show)
-    build = actions.add_parser("build", help="write the image into a file")
     build.add_argument("-o", "--output", required=True, metavar="FILE", help="the file")
     build.set_defaults(act=_build)
-    diff = actions.add_parser("diff", help="compare a saved image with another, or with what is")
     diff.add_argument("old", metavar="FILE", help="the saved image")
     diff.set_defaults(act=_diff)
     for each in (listing, show, build, diff):
@@ -60,6 +66,13 @@ def add_parser(commands: Any) -> None:
             help="what of the program's directories they do not need, as in a .gitignore",
         )
         each.set_defaults(run=_run)
+
+
+def _say_actions(_: argparse.Namespace) -> int:
+    print("bigmachine image: say what to do:", file=sys.stderr)
+    for name, purpose in _ACTIONS.items():
+        print(f"  bigmachine image {name:6} {purpose}", file=sys.stderr)
+    return 2
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -44,6 +44,17 @@ def test_it_lists_what_is_there_and_what_is_in_use(
     assert total.endswith(f"in {cache}, of 10.0 GiB")
 
 
+def test_without_an_action_it_lists_what_this_user_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["cache", "ls"]) == 0
+    listed = capsys.readouterr().out
+    assert str(tmp_path) in listed
+    assert main(["cache"]) == 0
+    assert capsys.readouterr().out == listed
+
+
 def test_it_removes_what_is_not_in_use(cache: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "prune", "--directory", cache]) == 0
     assert capsys.readouterr().out.startswith("removed 0")

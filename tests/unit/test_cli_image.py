@@ -160,3 +160,10 @@ def test_what_is_wrong_is_said_in_one_line(
     assert err.startswith("bigmachine image: ")
     assert complaint in err
     assert err.count(os.linesep) == 1
+
+
+def test_without_an_action_it_says_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["image"]) == 2
+    first, *actions = capsys.readouterr().err.splitlines()
+    assert first == "bigmachine image: say what to do:"
+    assert [line.split()[2] for line in actions] == ["ls", "show", "build", "diff"]
