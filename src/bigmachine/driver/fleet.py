@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from bigmachine.death import Death, DeathKind
@@ -31,6 +32,56 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STARTING_SECONDS: Final = 0.5  # for launches that are under way to be given up
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Machines that were started together."""
+
+    waiting: list[OwnedHandle]
+    orders: Orders
+    launches: list[asyncio.Task[None]] = field(default_factory=list)
+    placed: asyncio.Future[None] | None = None
+
+
+class _Growing:
+    """A launch that is under way, and all whose machines wait for its hosts."""
+
+    def __init__(self, request: HostRequest, first: _Batch) -> None:
+        self._request = request
+        self._batches = [first]
+
+    async def join(self, batch: _Batch) -> None:
+        """Have hosts launched for further machines too; wait until they are placed.
+
+        Raises:
+            Exception: Why the launch has failed.
+        """
+        batch.placed = asyncio.get_running_loop().create_future()
+        self._batches.append(batch)
+        self._request.grow(len(batch.waiting))
+        await batch.placed
+
+    def settle(self, fill: Callable[[_Batch], None]) -> bool:
+        """Give a new host's room to those who have waited longest; whether all have places."""
+        for batch in self._batches:
+            fill(batch)
+            if not batch.waiting and batch.placed is not None and not batch.placed.done():
+                batch.placed.set_result(None)
+        self._batches = [batch for batch in self._batches if batch.waiting]
+        return not self._batches
+
+    def fail(self, error: BaseException) -> None:
+        """Tell those who have joined why there are no more hosts."""
+        for batch in self._batches:
+            if batch.placed is not None and not batch.placed.done():
+                batch.placed.set_exception(error)
+
+    def end(self) -> None:
+        """Let those go who have no places: there are no more hosts."""
+        for batch in self._batches:
+            if batch.placed is not None and not batch.placed.done():
+                batch.placed.set_result(None)
 
 
 class Fleet:
@@ -58,6 +109,7 @@ class Fleet:
         self._recorder = recorder
         self._links: list[HostLink] = []
         self._placing = asyncio.Lock()
+        self._growing: _Growing | None = None
         self._starting: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -81,37 +133,14 @@ class Fleet:
                 self._lose(handle, RuntimeError("the cluster was shut down"))
 
     async def _start(self, handles: list[OwnedHandle], orders: Orders) -> None:
-        waiting = list(handles)
-        launches: list[asyncio.Task[None]] = []
-
-        def fill(link: HostLink) -> None:
-            # Some may have been cancelled while a host was looked for.
-            waiting[:] = [handle for handle in waiting if handle.state < State.STOPPED]
-            count = min(link.free, len(waiting))
-            batch, waiting[:count] = waiting[:count], []
-            if batch:
-                launches.append(self._runtime.start_task(link.launch(batch, orders), "launch"))
-
+        batch = _Batch(list(handles), orders)
         error: BaseException = RuntimeError("the system launched fewer hosts than were asked for")
         if self._recorder is not None and not self._system.is_here:  # else with the first host
             self._recorder.open()
         try:
-            async with self._placing:
-                for link in self._links:
-                    fill(link)
-                if waiting and not self._stopping:
-                    request = HostRequest(
-                        cluster=self._name, machines=len(waiting), boot=self._boot
-                    )
-                    async with contextlib.aclosing(self._launch(request)) as hosts:
-                        async for host in hosts:
-                            link = self._link(host)
-                            self._links.append(link)
-                            fill(link)
-                            if not waiting:
-                                break
-            if launches:
-                await asyncio.wait(launches)
+            await self._place(batch)
+            if batch.launches:
+                await asyncio.wait(batch.launches)
         except (BigmachineError, OSError) as failure:
             error = failure
         except asyncio.CancelledError:
@@ -121,8 +150,55 @@ class Fleet:
             logger.exception("system %s failed to launch", self._system.name)
             error = failure
         finally:
-            for handle in waiting:
+            for handle in batch.waiting:
                 self._lose(handle, error)
+
+    async def _place(self, batch: _Batch) -> None:
+        """Find hosts for machines: those there are, then those of a launch."""
+        if self._growing is not None:
+            self._fill(batch)
+            if batch.waiting:
+                await self._growing.join(batch)
+            return
+        async with self._placing:
+            self._fill(batch)
+            if batch.waiting and not self._stopping:
+                await self._launch(batch)
+
+    async def _launch(self, batch: _Batch) -> None:
+        """Have the system launch hosts for machines, and for those that are started meanwhile."""
+        request = HostRequest(cluster=self._name, machines=len(batch.waiting), boot=self._boot)
+        growing = _Growing(request, batch)
+        if self._system.requests_grow:
+            self._growing = growing
+        # A system writes it as a generator, which is closed as soon as there are hosts enough.
+        launch = cast("AsyncGenerator[Host, None]", self._system.launch(request))
+        try:
+            async with contextlib.aclosing(launch) as hosts:
+                async for host in hosts:
+                    self._links.append(self._link(host))
+                    if growing.settle(self._fill):
+                        break
+                self._growing = None  # whoever comes now needs a launch of their own
+        except BaseException as error:
+            growing.fail(error)
+            raise
+        finally:
+            self._growing = None
+            growing.end()
+
+    def _fill(self, batch: _Batch) -> None:
+        """Give machines places on the hosts there are."""
+        for link in self._links:
+            # Some may have been cancelled while a host was looked for.
+            batch.waiting[:] = [each for each in batch.waiting if each.state < State.STOPPED]
+            count = min(link.free, len(batch.waiting))
+            placed, batch.waiting[:count] = batch.waiting[:count], []
+            if placed:
+                link.place(placed)
+                batch.launches.append(
+                    self._runtime.start_task(link.launch(placed, batch.orders), "launch")
+                )
 
     def _link(self, host: Host) -> HostLink:
         if self._recorder is not None:
@@ -136,10 +212,6 @@ class Fleet:
             abroad=self._abroad,
             recorder=self._recorder,
         )
-
-    def _launch(self, request: HostRequest) -> AsyncGenerator[Host, None]:
-        # A system writes it as a generator, which is closed as soon as there are hosts enough.
-        return cast("AsyncGenerator[Host, None]", self._system.launch(request))
 
     def _lose(self, handle: OwnedHandle, error: BaseException) -> None:
         """A machine will not be: there is no host for it."""

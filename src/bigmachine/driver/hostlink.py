@@ -97,13 +97,16 @@ class HostLink:
         living = sum(handle.state < State.STOPPED for handle in self.machines.values())
         return self.host.capacity - living
 
-    async def launch(self, handles: list[OwnedHandle], orders: Orders) -> None:
-        """Have machines started; what becomes of them arrives as events."""
+    def place(self, handles: list[OwnedHandle]) -> None:
+        """Give machines their places here; `launch` has them started."""
         for handle in handles:
             handle.control = self.control
             handle.maxprocs = self.host.maxprocs
             self.machines[handle.id] = handle
             handle.advance(Happening.PLACED)
+
+    async def launch(self, handles: list[OwnedHandle], orders: Orders) -> None:
+        """Have machines started that have their places; what becomes of them arrives as events."""
         asked = False
         try:
             if self._up is not None:

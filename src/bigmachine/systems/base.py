@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal
 from bigmachine.errors import UsageError
 
 if TYPE_CHECKING:
+    import asyncio
     import inspect
     import socket
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -101,13 +102,14 @@ def _is_time(seconds: float) -> bool:
     return 0 < seconds < math.inf  # which is false of nan
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class HostRequest:
     """What the driver asks a system for.
 
     Attributes:
         cluster: The cluster's name, for tags and directories.
-        machines: How many machines the hosts together should hold.
+        machines: How many machines the hosts together should hold. It may become more while the
+            system launches, where its `System.requests_grow` says that it looks.
         boot: Returns what the host with a given id is to be given, a mapping that fits into JSON:
             for `systems.bootfile`, or where the system's hosts are this computer for the
             supervisor itself. A system may add entries that it alone knows (a directory, where
@@ -118,6 +120,21 @@ class HostRequest:
     cluster: str
     machines: int
     boot: Callable[[str], Mapping[str, Any]] = field(repr=False)
+    _changed: asyncio.Future[None] | None = field(default=None, init=False, repr=False)
+
+    def grow(self, machines: int) -> None:
+        """Ask for so many machines more. On the driver's loop."""
+        self.machines += machines
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    async def more_than(self, machines: int) -> None:
+        """Wait until it asks for more machines than so many. One may wait at a time."""
+        import asyncio
+
+        while self.machines <= machines:
+            self._changed = asyncio.get_running_loop().create_future()
+            await self._changed
 
 
 class Host(ABC):
@@ -264,12 +281,16 @@ class System(ABC):
         transport: How its hosts are spoken to: by mutual TLS, or, when they are this host, by Unix
             sockets that its user alone can open.
         keepalive: How hosts of this system are kept alive; an instance may set its own.
+        requests_grow: Whether a launch looks at ``request.machines`` as long as it goes on, and
+            awaits ``request.more_than()`` beside its hosts. Worth it where hosts take long: then
+            machines that are started meanwhile do not wait for the first ones' hosts.
     """
 
     name: ClassVar[str]
     is_here: ClassVar[bool] = False
     transport: Literal["unix", "tls"] = "tls"
     keepalive: Keepalive = Keepalive()
+    requests_grow: ClassVar[bool] = False
 
     def __repr__(self) -> str:
         return f"<system {self.name}>"

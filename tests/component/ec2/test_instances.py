@@ -11,7 +11,7 @@ import bigmachine as bm
 from bigmachine.image.build import Image
 from bigmachine.systems.ec2 import EC2
 
-from .cloud import TYPE, Cloud, start_script
+from .cloud import TYPE, Cloud, start_script, wait_until
 
 LIMIT = 60.0
 
@@ -40,6 +40,22 @@ def test_machines_run_on_instances_which_end_with_the_cluster(
         assert marks["bigmachine:cluster"] == cluster.name
         assert marks["bigmachine:digest"] == bm.local_info().digest
     assert cloud.living() == []
+
+
+def test_machines_that_are_started_later_do_not_wait_for_the_first_ones_instances(
+    cloud: Cloud, small_image: Image
+) -> None:
+    cloud.boots = lambda number: number > 0
+    options = {"services": {"S": Service()}, "image": small_image}
+    with bm.start(ec2(cloud, on_demand=True, cpus_per_machine="host")) as cluster:
+        (first,) = cluster.start(1, **options)  # type: ignore[arg-type]
+        wait_until(lambda: len(cloud.living()) == 1)
+        later = cluster.start(2, **options)  # type: ignore[arg-type]
+        # Two of three instances boot, and those that were started first have them.
+        assert first.call(Service.double, 1).result(LIMIT) == 2
+        assert later[0].call(Service.double, 2).result(LIMIT) == 4
+        assert len(cloud.living()) == 3
+        assert later[1].state < bm.State.RUNNING
 
 
 def test_spot_comes_first_and_its_instances_come_of_a_fleet(

@@ -25,7 +25,7 @@ class Launch:
 
     Args:
         starter: Starts hosts.
-        request: What the driver asks for.
+        request: What the driver asks for; it may grow.
     """
 
     def __init__(self, starter: Starter, request: HostRequest) -> None:
@@ -47,17 +47,24 @@ class Launch:
             ProvisionError: There was not room enough to be had.
             UsageError: What was asked for makes no sense.
         """
-        while self._room < self._request.machines:
-            self._make()
-            if not self._making and not self._coming:
-                raise self._failure()
-            under_way = [*self._making, *self._coming]
-            await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-            self._follow_made()
-            for task in [each for each in self._coming if each.done()]:
-                if (host := self._host(task)) is not None:
-                    self._room += host.capacity
-                    yield host
+        grown: asyncio.Task[None] | None = None
+        try:
+            while self._room < self._request.machines:
+                self._make()
+                if not self._making and not self._coming:
+                    raise self._failure()
+                if grown is None or grown.done():
+                    grown = asyncio.create_task(self._request.more_than(self._request.machines))
+                under_way = [*self._making, *self._coming, grown]
+                await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                self._follow_made()
+                for task in [each for each in self._coming if each.done()]:
+                    if (host := self._host(task)) is not None:
+                        self._room += host.capacity
+                        yield host
+        finally:
+            if grown is not None:
+                grown.cancel()
 
     async def close(self) -> None:
         """End what is under way, and what has come up and was not asked for any more."""

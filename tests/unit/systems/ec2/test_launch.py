@@ -98,6 +98,22 @@ def test_as_many_as_are_needed_boot_at_a_time_but_only_some_are_being_made() -> 
     assert starter.ended == []
 
 
+def test_more_are_made_as_soon_as_more_are_asked_for() -> None:
+    starter: Any = Starter(together=3)  # none boots before three do
+
+    async def run() -> list[int]:
+        request = HostRequest(cluster="c", machines=2, boot=lambda _: {})
+        asyncio.get_running_loop().call_later(0.01, request.grow, 3)
+        async with aclosing(Launch(starter, request).run()) as hosts:
+            return [host.number async for host in hosts]  # type: ignore[attr-defined]
+
+    async def limited() -> list[int]:
+        async with asyncio.timeout(10):
+            return await run()
+
+    assert len(asyncio.run(limited())) == 3
+
+
 def test_what_has_come_up_and_is_not_wanted_any_more_is_ended() -> None:
     starter = Starter()
     kept = launched(starter, 8, wanted=1)
