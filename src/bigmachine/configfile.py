@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigmachine.errors import UsageError
-from bigmachine.spelling import alternatives
+from bigmachine.spelling import alternatives, closest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,6 +114,7 @@ def read_config_file(path: Path) -> ConfigFile:
     except ValueError as exc:  # tomllib.TOMLDecodeError and UnicodeDecodeError
         raise UsageError(f"{path} is not TOML: {exc}") from exc
     check = _Check(path, text)
+    check.top_level(content)
     check.names((), content, {"default_profile", "profiles", "image"})
     profiles = check.table(("profiles",), content.get("profiles", {}))
     return ConfigFile(
@@ -129,7 +130,8 @@ def _profile(check: _Check, name: str, entry: object) -> Profile:
     keys = ("profiles", name)
     table = check.table(keys, entry)
     tables = {key: value for key, value in table.items() if isinstance(value, dict)}
-    check.names(keys, table.keys() - tables.keys(), {"system"})
+    place = f"options of a system stand below [profiles.{name}.{table.get('system', 'SYSTEM')}]"
+    check.names(keys, table.keys() - tables.keys(), {"system"}, otherwise=place)
     system = check.text((*keys, "system"), table.get("system"))
     return Profile(name=name, system=system, options=tables)
 
@@ -154,11 +156,27 @@ class _Check:
         self._path = path
         self._text = text
 
-    def names(self, keys: tuple[str, ...], found: Any, allowed: set[str]) -> None:
-        """Refuse a key that means nothing: it is a misspelt one."""
+    def top_level(self, content: Mapping[str, object]) -> None:
+        """Refuse at the file's top what belongs into a profile: a system, or its options."""
+        if "system" in content:
+            below = 'the system stands below [profiles.NAME], and here default_profile = "NAME"'
+            raise self._error(("system",), f"a system is chosen by a profile: {below}")
+        tables = (key for key, value in content.items() if isinstance(value, dict))
+        for name in sorted(set(tables) - {"profiles", "image"}):
+            from bigmachine.systems.registry import system_names
+
+            if name in system_names():
+                right = f'[profiles.NAME.{name}], with default_profile = "NAME" at the file\'s top'
+                raise self._error((name,), f"options of a system stand in a profile: {right}")
+
+    def names(
+        self, keys: tuple[str, ...], found: Any, allowed: set[str], *, otherwise: str = ""
+    ) -> None:
+        """Refuse a key that means nothing: it is a misspelt one, or stands in the wrong place."""
         for name in sorted(set(found) - allowed):
             known = alternatives("there are", name, sorted(allowed))
-            raise self._error((*keys, name), f"there is no such setting; {known}")
+            more = f"; {otherwise}" if otherwise and not closest(name, allowed) else ""
+            raise self._error((*keys, name), f"there is no such setting; {known}{more}")
 
     def table(self, keys: tuple[str, ...], value: object) -> dict[str, Any]:
         """Return a value that has to be a table."""

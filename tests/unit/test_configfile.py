@@ -29,6 +29,16 @@ def read(directory: Path, text: str | bytes):
         ('[profiles.a]\nsystem = ""', ":2: profiles.a.system: a name in quotes"),
         ('[profiles."a b"]\n\n"sy" = 1', ":3: profiles.a b.sy: there is no such setting"),
         ("profiles.a.system = 1", ":1: profiles.a.system"),
+        ('\nsystem = "ssh"', r":2: system: .* below \[profiles.NAME\], and here default_profile ="),
+        (
+            '[ssh]\nhosts = ["a"]',
+            r":1: ssh: options .* \[profiles.NAME.ssh\], with default_profile",
+        ),
+        ("[rack]\nrow = 1", ":1: rack: there is no such setting; there are 'default_profile'"),
+        (
+            '[profiles.a]\nsystem = "ssh"\nhosts = ["a"]',
+            r":3: profiles.a.hosts: .*; options of a system stand below \[profiles.a.ssh\]",
+        ),
         (
             '[image]\ndate = ["x"]',
             ":2: image.date: there is no such setting; .*did you mean 'data'",
