@@ -220,6 +220,7 @@ class Client:
 
     def read_until(self, future: Future[Any], timeout: float | None) -> None:
         """Read on this thread until a future is done, if the connection is free for that."""
+        self._owner = None  # it may be a loop's call, and that loop have ended
         channel = self._channel
         if channel is None or channel.reader is None:
             return
@@ -239,15 +240,22 @@ class Client:
             self._read_in(loop)
 
     def _read_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        own = loop is not None and loop is self._owner
+        if not own:  # somebody waits beside the loop whose calls they are: no loop's from now on
+            self._owner = None
         channel = self._channel
-        if channel is not None and channel.reader is not None:
-            reader = channel.reader
-            if loop is None:
-                channel.flush()
-            if reader.parked or (loop is not reader.away and (not loop or loop is self._owner)):
-                reader.read_in(loop if loop is self._owner else None)
-                if loop is not self._owner:  # another's call has begun meanwhile
-                    reader.read_in(None)
+        if channel is None or channel.reader is None:
+            return
+        reader = channel.reader
+        if loop is None:
+            channel.flush()
+        if not own:
+            if reader.parked or reader.away is not None:
+                reader.read_in(None)
+        elif reader.parked or reader.away is not loop:
+            reader.read_in(loop)
+            if loop is not self._owner:  # another's call has begun meanwhile, or another waits
+                reader.read_in(None)
 
     def _is_idle(self) -> bool:
         return not self._pending

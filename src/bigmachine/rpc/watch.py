@@ -147,16 +147,18 @@ class Reader:
         """Have another loop read, the one running here; None brings it back, from any thread."""
         watch = self._home if loop is None else Watch.of(loop)
         with self._lock:
-            if self._closed:  # its descriptor may be another connection's by now
-                return
-            if watch is not self._watch:
-                self._watch.remove(self._descriptor)
-                self._watch = watch
-                watch.add(self._descriptor, self._on_readable, paused=self._led)
-            elif self._parked:
-                watch.resume(self._descriptor)
-            self._parked = False
-            self.away = loop if watch is not self._home else None
+            if not self._closed:  # else its descriptor may be another connection's by now
+                self._move(watch, loop)
+
+    def _move(self, watch: Watch, loop: asyncio.AbstractEventLoop | None) -> None:
+        if watch is not self._watch:
+            self._watch.remove(self._descriptor)
+            self._watch = watch
+            watch.add(self._descriptor, self._on_readable, paused=self._led)
+        elif self._parked:
+            watch.resume(self._descriptor)
+        self._parked = False
+        self.away = loop if watch is not self._home else None
 
     def lead(self, read: Read, future: Future[Any], timeout: float | None, idle: Idle) -> None:
         """Read on this thread until a future is done, or for ``timeout`` seconds.
@@ -192,6 +194,7 @@ class Reader:
                 return
             nested = self._led and self._at_rest and self._leader == get_ident()
             if self._led and not nested:
+                self._move(self._home, None)  # it goes on when that thread is done
                 return
             self._led = True
             self._leader = get_ident()

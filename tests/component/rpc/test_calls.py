@@ -29,6 +29,7 @@ from bigmachine.errors import (
     is_remote,
 )
 from bigmachine.futures import Future
+from bigmachine.rpc import watch
 
 marker: contextvars.ContextVar[str] = contextvars.ContextVar("marker", default="clean")
 
@@ -666,6 +667,70 @@ def test_loops_that_come_and_go_leave_no_answer_of_others_unread(link: Link) -> 
     finally:
         sys.setswitchinterval(interval)
     assert link.dialled == 1
+
+
+def _left_by_a_loop(link: Link, count: int) -> list[Future[Any]]:
+    """Return calls of a loop that has ended, and that was the one who read the connection."""
+    link.call("M.static", 1)
+
+    async def main() -> list[Future[Any]]:
+        calls = [link.client.call("M.hold") for _ in range(count)]
+        await link.client.call("M.later")
+        return calls
+
+    return asyncio.run(main())
+
+
+def test_a_call_of_a_loop_that_has_ended_is_awaited_in_another(
+    link: Link, methods: Methods
+) -> None:
+    (call,) = _left_by_a_loop(link, 1)
+
+    async def main() -> Any:
+        task = asyncio.ensure_future(asyncio.wait_for(call, LIMIT))
+        await asyncio.sleep(0)
+        methods.gate.set()
+        return await task
+
+    assert asyncio.run(main()) is False
+
+
+@pytest.mark.skipif(not watch.available, reason="the client's loop alone reads")
+def test_calls_of_a_loop_that_has_ended_are_waited_for_in_threads(
+    link: Link, methods: Methods
+) -> None:
+    first, second = _left_by_a_loop(link, 2)
+    with cf.ThreadPoolExecutor(2) as pool:
+        reads = pool.submit(first.exception, LIMIT)
+        channel = link.client._channel
+        assert channel is not None
+        reader = channel.reader
+        assert reader is not None
+        until(lambda: reader.led)
+        waits = pool.submit(second.result, LIMIT)
+        until(lambda: any(hook.__name__ == "open_gate" for hook in second._hooks or ()))
+        first.cancel()
+        assert isinstance(reads.exception(LIMIT), cf.CancelledError)
+        methods.gate.set()
+        assert waits.result(LIMIT) is False
+
+
+def test_who_waits_for_a_call_of_a_loop_depends_on_that_no_longer(
+    link: Link, methods: Methods
+) -> None:
+    link.call("M.static", 1)
+    called = threading.Event()
+
+    async def main() -> Future[Any]:
+        call = link.client.call("M.hold")
+        call.add_done_callback(lambda _: called.set())
+        await link.client.call("M.later")
+        return call
+
+    call = asyncio.run(main())
+    methods.gate.set()
+    assert called.wait(LIMIT)
+    assert call.result(LIMIT) is False
 
 
 def test_a_loop_that_is_blocked_holds_up_nobody_else(link: Link) -> None:
