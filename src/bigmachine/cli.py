@@ -9,7 +9,7 @@
     bigmachine ps
     bigmachine gc [SYSTEM [KEY=VALUE ...]] [--dry-run]
     bigmachine image ls | show | build | diff
-    bigmachine cache ls | prune [--limit SIZE | --clear]
+    bigmachine cache [ls] | prune [--limit SIZE | --clear]
     bigmachine --version
 
 ``run`` runs the program in this very process, as ``python script.py ARGS...`` would: it is
@@ -26,15 +26,13 @@ import sys
 import types
 from typing import TYPE_CHECKING
 
-from bigmachine import cli_cache, cli_doctor, cli_gc, cli_image, cli_ps, config
+from bigmachine import cli_cache, cli_doctor, cli_gc, cli_image, cli_listing, cli_ps, config
 from bigmachine.driver import add_arguments, flags_of
 from bigmachine.errors import UsageError
 from bigmachine.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from bigmachine.systems.base import Option
 
 __all__ = ["main"]
 
@@ -53,10 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if found.command is None:
         parser.print_help()
         return 2
-    if "run" in found:  # a subcommand of a module of its own
-        status: int = found.run(found)
-        return status
-    return _systems()
+    status: int = found.run(found)
+    return status
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
@@ -75,8 +71,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         allow_abbrev=False,
     )
     add_arguments(run)
-    commands.add_parser("systems", help="list the systems there are, and their options")
-    for module in (cli_doctor, cli_ps, cli_gc, cli_image, cli_cache):
+    for module in (cli_listing, cli_doctor, cli_ps, cli_gc, cli_image, cli_cache):
         module.add_parser(commands)
     return parser, run
 
@@ -222,29 +217,3 @@ def _lead_path_with(directory: str) -> None:
     """
     if not sys.flags.safe_path:
         sys.path[0] = directory
-
-
-def _systems() -> int:
-    """Print the systems and their options; say which cannot be loaded."""
-    from bigmachine.systems.registry import find_system, system_names
-
-    status = 0
-    for name in system_names():
-        try:
-            cls = find_system(name, source="bigmachine systems")
-        except UsageError as exc:
-            print(f"{name}\n  {exc}", file=sys.stderr)
-            status = 1
-            continue
-        summary = (cls.__doc__ or "").strip().partition("\n")[0]
-        print(f"{name}  {summary}".rstrip())
-        for option in cls.options().values():
-            print(f"  {_describe(option)}")
-    return status
-
-
-def _describe(option: Option) -> str:
-    from bigmachine.systems.options import describe
-
-    default = "required" if option.required else f"default {option.default!r}"
-    return f"{option.name}: {describe(option.type)} ({default})"

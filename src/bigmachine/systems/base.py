@@ -435,7 +435,7 @@ def _type(parameter: inspect.Parameter, namespace: dict[str, Any]) -> Any:
     """Return the type of a parameter, ``Any`` where that cannot be known.
 
     One at a time, unlike ``typing.get_type_hints``, which fails for all parameters when one is
-    annotated with a name that only a type checker imports.
+    annotated with a name that only a type checker imports. Such a name becomes a type variable.
     """
     annotation = parameter.annotation
     if annotation is parameter.empty:
@@ -443,9 +443,24 @@ def _type(parameter: inspect.Parameter, namespace: dict[str, Any]) -> Any:
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(annotation, namespace)
+        return eval(annotation, {}, _Names(namespace))
     except (NameError, AttributeError, TypeError):
         return Any
+
+
+class _Names(dict[str, Any]):
+    """The names of a module; what only type checkers see there is made up for."""
+
+    def __missing__(self, name: str) -> Any:
+        import builtins
+        import collections.abc
+        import typing
+        from pathlib import Path
+
+        for module in (builtins, collections.abc, typing):
+            if hasattr(module, name):
+                return getattr(module, name)
+        return Path if name == "Path" else typing.TypeVar(name)
 
 
 def _word(value: object) -> str:

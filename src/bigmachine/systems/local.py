@@ -48,8 +48,8 @@ class Local(System):
     """Processes on this computer.
 
     Args:
-        transport: ``"unix"``: Unix sockets that this user alone can open. ``"tls"``: mutual TLS
-            over the loopback interface, as between hosts.
+        transport: How machines are spoken to: ``"unix"``, by Unix sockets that this user alone can
+            open; ``"tls"``, by mutual TLS over the loopback interface, as between hosts.
         start_method: ``"fork"`` from a template that has run the program once, ``"spawn"`` for a
             process that runs it anew for each machine; ``"auto"`` forks where that is safe.
         keepalive: How often the supervisor is asked for a sign of life, in seconds.

@@ -38,13 +38,21 @@ _COLLECTIONS = {
     collections.abc.Collection: tuple,
 }
 _MAPPINGS = (dict, collections.abc.Mapping)
+_PLURALS = {
+    "text": "texts",
+    "a number": "numbers",
+    "a whole number": "whole numbers",
+    "a path": "paths",
+    "anything": "anything",
+}
 
 
 def convert(kind: Any, value: object, *, text: bool) -> Any:
     """Return ``value`` as ``kind``, an annotation, wants it.
 
     Args:
-        kind: The annotation: a scalar, ``Literal``, an enum, a union, a list or a mapping of these.
+        kind: The annotation: a scalar, ``Literal``, an enum, a union, a list or a mapping of these;
+            a type variable is a name of which nothing is known, and takes what it is given.
         value: What the setting says.
         text: Whether it was said in text, so that ``"60"`` stands for a number and ``a,b`` for a
             list. Otherwise the value has TOML's own types already.
@@ -65,7 +73,7 @@ def convert(kind: Any, value: object, *, text: bool) -> Any:
         return _mapping(arguments, value, kind, text=text)
     if origin in _SCALARS:
         return _scalar(origin, value, kind, text=text)
-    if origin is Any:
+    if origin is Any or isinstance(origin, typing.TypeVar):
         return value
     raise ValueError("a value that only the program itself can give")
 
@@ -74,20 +82,36 @@ def describe(kind: Any) -> str:
     """Return what ``kind``, an annotation, allows, in words: ``'unix' or 'tls'``."""
     origin, arguments = _parts(kind)
     if origin is typing.Union:
-        # None last: it is what one gives to have nothing.
-        members = sorted(filter(_is_settable, arguments), key=lambda each: each is types.NoneType)
-        return " or ".join(dict.fromkeys(map(describe, members)))
+        words = dict.fromkeys(map(describe, sorted(filter(_is_settable, arguments), key=_rank)))
+        if "a path" in words:  # any text is one
+            words.pop("text", None)
+        return " or ".join(words)
     if origin is typing.Literal:
         return " or ".join(repr(each) for each in arguments)
     if _is_enum(origin):
         return " or ".join(repr(each.value) for each in origin)
     if origin in _COLLECTIONS:
-        return f"a list of which each is {describe(_item_kind(arguments))}"
+        return _describe_many("a list", "each", _item_kind(arguments))
     if origin in _MAPPINGS:
-        return f"a table of which each value is {describe(_value_kind(arguments))}"
+        return _describe_many("a table", "each value", _value_kind(arguments))
     if origin is types.NoneType:
         return "none"
+    if isinstance(origin, typing.TypeVar):
+        return origin.__name__
     return _SCALARS.get(origin, "anything" if origin is Any else "set in the program only")
+
+
+def _describe_many(whole: str, each: str, kind: Any) -> str:
+    one = describe(kind)
+    return f"{whole} of {_PLURALS[one]}" if one in _PLURALS else f"{whole} of which {each} is {one}"
+
+
+def _rank(kind: Any) -> int:
+    """Order the members of a union for a reader: one thing, then several, at last none at all."""
+    origin, _ = _parts(kind)
+    if origin is types.NoneType:
+        return 2
+    return int(origin in _COLLECTIONS or origin in _MAPPINGS)
 
 
 def _parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -111,6 +135,8 @@ def _is_enum(origin: Any) -> bool:
 def _is_settable(kind: Any) -> bool:
     origin, _ = _parts(kind)
     known = (Any, types.NoneType, typing.Union, typing.Literal, *_SCALARS, *_COLLECTIONS)
+    if isinstance(origin, typing.TypeVar):
+        return True
     return origin in known or origin in _MAPPINGS or _is_enum(origin)
 
 

@@ -6,14 +6,17 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bigmachine.errors import UsageError
 from bigmachine.systems.base import MISSING, Host, HostRequest, Keepalive, Option, System
+from bigmachine.systems.options import describe
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nowhere import Client
 
 
@@ -36,7 +39,14 @@ class Shelf(System):
     name = "shelf"
 
     def __init__(
-        self, boxes: int, client: Client | None = None, *, label="none", shape: str = "square"
+        self,
+        boxes: int,
+        client: Client | None = None,
+        *,
+        label="none",
+        shape: str = "square",
+        plan: Path | None = None,
+        odd: Client.Kind = None,
     ) -> None:
         self.boxes = boxes
 
@@ -76,8 +86,15 @@ def test_options_are_the_parameters_of_init_with_their_types_and_defaults():
 
 def test_an_annotation_that_only_a_type_checker_knows_leaves_the_other_options_alone():
     options = Shelf.options()
-    assert list(options) == ["boxes", "client", "label", "shape"]
+    assert list(options) == ["boxes", "client", "label", "shape", "plan", "odd"]
     assert not options["client"].required
+    assert options["odd"].type is Any
+
+
+def test_a_type_that_only_a_type_checker_imports_is_known_by_its_name_at_least():
+    options = Shelf.options()
+    assert describe(options["plan"].type) == "a path or none"
+    assert describe(options["client"].type) == "Client or none"
 
 
 @pytest.mark.parametrize("cls", [Plain, Bare])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pytest
 from hypothesis import given
@@ -46,6 +46,7 @@ class Speed(enum.Enum):
         (Annotated[int, "metres"], "5", 5),
         (Callable[[], int] | float, "5", 5.0),
         (Any, "as it is", "as it is"),
+        (TypeVar("Client") | None, "as it is", "as it is"),
     ],
 )
 def test_a_text_becomes_what_the_annotation_says(kind: Any, text: str, value: object):
@@ -85,7 +86,7 @@ def test_a_value_of_toml_keeps_its_type(kind: Any, value: object, expected: obje
         (Speed, "medium", "'medium' is not 'slow' or 'fast'"),
         (float | None, "soon", "'soon' is not a number or none"),
         (list[int], "1,x", "'x' is not a whole number"),
-        (dict[str, int], "a", "is not a table of which each value is a whole number"),
+        (dict[str, int], "a", "is not a table of whole numbers"),
         (Callable[[], int], "x", "only the program itself"),
     ],
 )
@@ -136,7 +137,13 @@ def test_any_text_either_fits_or_is_refused_with_a_reason(text: str, kind: Any):
     [
         (Literal["unix", "tls"] | None, "'unix' or 'tls' or none"),
         (Callable[[], int] | float, "a number"),
-        (list[str], "a list of which each is text"),
+        (list[str], "a list of texts"),
+        (list[Literal["a", "b"]], "a list of which each is 'a' or 'b'"),
+        (Mapping[str, float], "a table of numbers"),
+        (Sequence[int] | None | str, "text or a list of whole numbers or none"),
+        (Path | str | None, "a path or none"),
+        (TypeVar("Client") | None, "Client or none"),
+        (Any, "anything"),
         (Callable[[], int], "set in the program only"),
     ],
 )

@@ -49,9 +49,9 @@ class SSH(System):
         config: An SSH configuration in place of ``~/.ssh/config``.
         cpus_per_machine: How many processors each machine has to itself; ``"host"``: all of its
             host's, one machine to a host.
-        tunnel: ``"auto"``: machines are reached directly where the network allows, else through
-            the SSH connection. ``"always"``: hosts listen for nobody but themselves. ``"never"``:
-            a host that is not reached directly is an error.
+        tunnel: Whether machines are reached through the SSH connection: ``"auto"``, where the
+            network lets nobody in directly; ``"always"``, and hosts listen for nobody but
+            themselves; ``"never"``, and a host that is not reached directly is an error.
         python: The interpreter on the hosts that runs the boot file.
         directory: Where hosts keep their cache; by default ``~/.cache/bigmachine``.
         keepalive: How often each host is asked for a sign of life, in seconds.
