@@ -386,6 +386,9 @@ class Client:
             channel.send(frame)
 
     def _expire(self, number: int) -> None:
+        channel = self._channel
+        if channel is not None and number in self._pending:
+            channel.read()  # it may have been answered in time, and nobody have read that yet
         call = self._pending.get(number)
         if call is not None:
             error = self._timeout(call.method)

@@ -337,6 +337,10 @@ class Channel:
         if reader is not None and not self.closed:
             reader.lead(self._read_once, future, timeout, idle)
 
+    def read(self) -> None:
+        """Read what is there, whoever reads otherwise. On the loop's thread."""
+        self._read_once()
+
     def _on_readable(self) -> None:
         self._read_once(by_loop=True)
 

@@ -7,6 +7,7 @@ import concurrent.futures as cf
 import contextvars
 import functools
 import logging
+import select
 import sys
 import threading
 import time
@@ -555,6 +556,22 @@ def test_a_deadline_ends_the_call_on_both_sides(link: Link, methods: Methods, me
     assert caught.value.method == method
     until(lambda: len(methods.ended) == 1)
     until(link.idle)
+
+
+def test_an_answer_that_came_in_time_counts_however_late_it_is_asked_for(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[Callable[[], object]] = []
+    link.call("M.static", 1)
+    link.call("M.static", 1)  # nobody reads from here on
+    with monkeypatch.context() as patch, deadlines.timeout(LIMIT):
+        patch.setattr(link.client._timers, "at", lambda when, end: ends.append(end))
+        call = link.client.call("M.static", (1,))
+    channel = link.client._channel
+    assert channel is not None
+    assert select.select([channel._sock], [], [], LIMIT)[0] or call.ended()
+    link.away.do(ends[0])
+    assert call.result(LIMIT) == 2
 
 
 @pytest.mark.parametrize("method", ["M.until_cancelled_later", "M.hold"])
