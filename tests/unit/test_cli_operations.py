@@ -206,6 +206,14 @@ def test_directories_that_cannot_be_used_are_found(spoil, name: str, text: str) 
     assert check.remedy
 
 
+def test_a_package_that_cannot_be_imported_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    (check,) = [each for each in checkup.checks() if each.name == "packages"]
+    assert check.verdict == "fail"
+    assert "zstandard (ModuleNotFoundError" in check.seen
+    assert check.remedy.endswith(" -m pip install --force-reinstall zstandard")
+
+
 def test_a_clock_from_before_the_installation_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkup.time, "time", lambda: 86400.0)
     (check,) = [each for each in checkup.checks() if each.name == "clock"]

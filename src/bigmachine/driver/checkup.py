@@ -46,7 +46,8 @@ def _packages() -> Check:
     from importlib import import_module
     from importlib.metadata import PackageNotFoundError, version
 
-    found, faults = [], []
+    found: list[str] = []
+    faults: dict[str, str] = {}
     for name in _PACKAGES:
         try:
             import_module(name)
@@ -54,10 +55,11 @@ def _packages() -> Check:
         except PackageNotFoundError:
             found.append(name)
         except Exception as error:  # their code runs, and may fail in any way
-            faults.append(f"{name} ({type(error).__name__}: {error})")
+            faults[name] = f"{name} ({type(error).__name__}: {error})"
     if faults:
-        remedy = f"{sys.executable} -m pip install --upgrade bigmachine"
-        return Check.fail("packages", f"cannot be imported: {', '.join(faults)}", remedy)
+        remedy = f"{sys.executable} -m pip install --force-reinstall {' '.join(faults)}"
+        seen = f"cannot be imported: {', '.join(faults.values())}"
+        return Check.fail("packages", seen, remedy)
     return Check.ok("packages", ", ".join(found))
 
 

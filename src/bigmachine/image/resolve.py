@@ -93,7 +93,7 @@ def find_uv(platform: Platform) -> str:
         return found
     remedy = "use hosts of the driver's own platform"
     if found is None:
-        remedy = f"install it: pip install 'bigmachine[cross]'; or {remedy}"
+        remedy = f"pip install uv, which the extra bigmachine[cross] brings, or {remedy}"
     raise ProvisionError(
         f"the host is {platform}, which the driver is not: its distributions have to be resolved "
         f"for it by uv, which {'is not installed' if found is None else 'does not know it'}",

@@ -132,5 +132,7 @@ def test_without_uv_the_way_to_get_it_is_said(
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ProvisionError, match=r"pip install 'bigmachine\[cross\]'"):
+    with pytest.raises(
+        ProvisionError, match=r"pip install uv, which the extra bigmachine\[cross\] brings"
+    ):
         resolve([("fast", "1.0")], ARM, str(tmp_path))

@@ -36,7 +36,9 @@ def require_boto3() -> None:
     try:
         import boto3  # noqa: F401
     except ImportError as error:
-        raise UsageError("the system ec2 needs boto3: pip install 'bigmachine[ec2]'") from error
+        raise UsageError(
+            "the system ec2 needs boto3, which the extra bigmachine[ec2] brings: pip install boto3"
+        ) from error
 
 
 class Api:

@@ -117,5 +117,6 @@ def require_asyncssh() -> None:
         from bigmachine.errors import UsageError
 
         raise UsageError(
-            "the system 'ssh' needs the package asyncssh: pip install 'bigmachine[ssh]'"
+            "the system ssh needs asyncssh, which the extra bigmachine[ssh] brings: "
+            "pip install asyncssh"
         )
