@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
+from bigmachine.cli import main
 from bigmachine.configfile import read_config_file
 from bigmachine.systems.base import MISSING, System
 
@@ -37,3 +40,12 @@ def test_the_references_file_is_one_that_can_be_read(tmp_path: Path):
     file = read_config_file(path)
     assert file.default_profile == "laptop"
     assert file.profiles["laptop"].options["local"]["keepalive"] == 5
+
+
+def test_the_reference_has_every_command(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
+    assert len(commands) > 5
+    page = (DOCS / "configuration.md").read_text("utf-8")
+    assert [name for name in commands if f"bigmachine {name}" not in page] == []
