@@ -118,18 +118,38 @@ class Feed:
             self._loop = None
 
     def start(self, channel: Channel, call: int) -> None:
-        """Begin to read it and to send it on a connection; never blocks."""
+        """Begin to read it and to send it on a connection; never blocks.
+
+        Whoever writes to the connection calls this, under its lock.
+        """
         self._outlet = Outlet(channel, call, self.sub)
-        if self._stopped:
-            self._outlet.close()
-        if hasattr(type(self._source), "__next__"):
-            name = f"bigmachine-feed-{call}-{self.sub}"
-            threading.Thread(
-                target=self._pump, args=(channel, call), name=name, daemon=True
-            ).start()
-        else:
-            loop = self._loop or channel.loop
-            asyncio.run_coroutine_threadsafe(self._pump_async(channel, call), loop)
+        if self._stopped:  # the call has ended while its last bytes were written
+            return
+        try:
+            if hasattr(type(self._source), "__next__"):
+                name = f"bigmachine-feed-{call}-{self.sub}"
+                pump = threading.Thread(
+                    target=self._pump, args=(channel, call), name=name, daemon=True
+                )
+                pump.start()
+            else:
+                self._start_task(channel, call)
+        except RuntimeError as error:  # no more threads, or the loop has ended: it is not read
+            self._end(channel, call, error)
+
+    def _start_task(self, channel: Channel, call: int) -> None:
+        pump = self._pump_async(channel, call)
+        try:
+            task = asyncio.run_coroutine_threadsafe(pump, self._loop or channel.loop)
+        except RuntimeError:
+            pump.close()
+            raise
+
+        def end(_: object) -> None:
+            if task.cancelled():  # the caller's loop ends: nothing more will come
+                self._end(channel, call, asyncio.CancelledError())
+
+        task.add_done_callback(end)
 
     def stop(self) -> None:
         """The method takes no more; idempotent, from any thread."""
@@ -167,8 +187,7 @@ class Feed:
             close = getattr(source, "aclose", None)
             if close is not None:
                 await close()
-        except asyncio.CancelledError as error:  # the caller's loop ends: nothing more will come
-            self._end(channel, call, error)
+        except asyncio.CancelledError:
             raise
         except BaseException as error:  # as above
             self._end(channel, call, error)

@@ -13,7 +13,9 @@ import pytest
 from linking import LIMIT, Link, linked, until
 
 from bigmachine.errors import PayloadError, RemoteError, TransportError, UsageError, is_remote
+from bigmachine.rpc.pending import Call
 from bigmachine.wire import frames
+from bigmachine.wire.sender import Sender
 
 MIB = 1024 * 1024
 
@@ -423,6 +425,52 @@ def test_cancelling_a_call_stops_its_pumps(link: Link, streams: Streams) -> None
     until(link.idle)
     assert link.call("S.listed") == [1, 2, 3]
     assert link.dialled == 1
+
+
+def test_a_call_that_ends_while_its_last_bytes_are_written_starts_no_pump(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Call] = []
+    end_turn = Sender._end_turn
+
+    def cancel_and_end(sender: Sender, outgoing: Any) -> None:
+        until(lambda: len(calls) == 1)
+        (feed,) = calls[0].feeds or ()
+        if not feed._stopped:
+            threading.Thread(target=calls[0].cancel).start()  # it waits for its turn to send
+            until(lambda: feed._stopped)
+        end_turn(sender, outgoing)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sender, "_end_turn", cancel_and_end)
+        call = link.client.call("S.total", (iter([1]), bytes(3 * MIB)))
+        assert isinstance(call, Call)
+        calls.append(call)
+        assert link.call("S.listed") == [1, 2, 3]
+        until(link.idle)
+
+
+def test_an_iterator_of_a_loop_that_has_ended_holds_up_nobody(link: Link) -> None:
+    gate = threading.Event()
+
+    async def connect() -> Any:
+        await asyncio.to_thread(gate.wait, LIMIT)
+        return await link.connect()
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    async def main() -> Any:
+        return client.call("S.total_later", (numbers(),))
+
+    client = link.another(connect)
+    call = asyncio.run(main())
+    other = client.call("S.listed")
+    gate.set()
+    assert other.result(LIMIT) == [1, 2, 3]
+    with pytest.raises(RuntimeError, match="closed"):
+        call.result(LIMIT)
+    client.close()
 
 
 def test_a_method_that_reads_a_cut_stream_is_freed(link: Link) -> None:
