@@ -63,7 +63,8 @@ class _Scatter:
         self._retries = retries
         self._ordered = ordered
         self._runtime = machines[0]._handle.runtime
-        self._inlet = Inlet(grant=self._taken, leave=self._leave, grant_items=1)
+        later = self._runtime.loop.call_soon_threadsafe
+        self._inlet = Inlet(grant=self._taken, leave=self._leave, later=later, grant_items=1)
         self._running: dict[Machine, int] = {}
         self._again: deque[Item] = deque()
         self._ready: dict[int, Any] = {}

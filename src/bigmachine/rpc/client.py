@@ -156,6 +156,7 @@ class Client:
                 self._send, frames.window(number, 0, items, size)
             ),
             leave=lambda: self.cancel(number),
+            later=self._loop.call_soon_threadsafe,
         )
         self._start(number, StreamCall(method, inlet), args, kwargs, frames.FLAG_STREAM)
         return Stream(inlet, f"{method} of {self.label}")

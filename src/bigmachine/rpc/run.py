@@ -117,6 +117,7 @@ class Run:
                 Inlet(
                     grant=lambda items, size: channel.send(frames.window(number, sub, items, size)),
                     leave=lambda: channel.send(frames.frame(frames.CANCEL, number, sub)),
+                    later=self._session.server.loop.call_soon_threadsafe,
                 ),
             )
             if self.cancelled:

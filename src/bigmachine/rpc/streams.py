@@ -12,6 +12,7 @@ as items are taken out. Both are used by threads and by tasks alike: what waits,
 
 from __future__ import annotations
 
+import contextlib
 import io
 from _thread import allocate_lock
 from collections import deque
@@ -51,15 +52,24 @@ class Wait(Future[None]):
 
 
 class Inlet:
-    """Where a stream's items arrive. Thread-safe; it has one consumer at a time."""
+    """Where a stream's items arrive. Thread-safe; it has one consumer at a time.
+
+    Args:
+        grant: Gives the producer credit, for so many items and bytes.
+        leave: Tells the producer to stop.
+        later: Has something done by a loop, for `abandon`.
+        grant_items: How many items are granted at once.
+    """
 
     def __init__(
         self,
         grant: Callable[[int, int], None] | None = None,
         leave: Callable[[], None] | None = None,
         *,
+        later: Callable[[Callable[[], None]], object] | None = None,
         grant_items: int = _GRANT_ITEMS,
     ) -> None:
+        self._later = later
         self._grant = grant
         self._grant_items = grant_items
         self._leave = leave
@@ -146,6 +156,16 @@ class Inlet:
             leave()
         if waiting is not None:
             waiting.resolve()
+
+    def abandon(self) -> None:
+        """Leave from where any lock may be held: a collection of garbage interrupts everything."""
+        if self._ended:
+            return
+        if self._later is None:
+            self.close()
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the stream with it
+            self._later(self.close)
 
     def take(self) -> _Entry | None:
         """Return the next item, or None when there is none now; raise when there never will be.
@@ -287,8 +307,7 @@ class Stream(Generic[T]):
         self.close()
 
     def __del__(self) -> None:
-        if not self._inlet.ended:
-            self._inlet.close()
+        self._inlet.abandon()
 
 
 class StreamReader(io.RawIOBase):
@@ -297,6 +316,7 @@ class StreamReader(io.RawIOBase):
     def __init__(self, stream: Stream[Any]) -> None:
         super().__init__()
         self._stream = stream
+        self._inlet = stream._inlet
         self._left = memoryview(b"")
 
     def readable(self) -> bool:
@@ -323,8 +343,8 @@ class StreamReader(io.RawIOBase):
 
     def close(self) -> None:
         """Stop the producer."""
-        if not self.closed:
-            self._stream.close()
+        if not self.closed:  # by its owner, or by a collection of garbage: nobody can tell
+            self._inlet.abandon()
         super().close()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from linking import LIMIT, Link, linked, until
 
+from bigmachine import futures
 from bigmachine.errors import PayloadError, RemoteError, TransportError, UsageError, is_remote
 from bigmachine.rpc.pending import Call
 from bigmachine.wire import frames
@@ -201,6 +202,36 @@ def test_a_stream_that_is_dropped_stops_its_producer(link: Link, streams: Stream
     next(stream)
     del stream
     gc.collect()
+    until(lambda: streams.ended == ["plain"])
+    until(link.idle)
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_stream_is_collected_wherever_a_thread_is_interrupted(
+    link: Link, streams: Streams, as_file: bool
+) -> None:
+    def drop() -> None:
+        stream = link.client.stream("S.count", (10**9, 10))
+        next(stream)
+        cycle: list[Any] = [stream.reader() if as_file else stream]
+        cycle.append(cycle)
+
+    def collect() -> None:
+        channel = link.client._channel
+        assert channel is not None
+        with futures._lock, link.timers._lock, channel._lock:
+            gc.collect()
+
+    link.call("S.listed")
+    gc.disable()
+    try:
+        drop()
+        thread = threading.Thread(target=collect, daemon=True)
+        thread.start()
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+    finally:
+        gc.enable()
     until(lambda: streams.ended == ["plain"])
     until(link.idle)
 
