@@ -103,6 +103,7 @@ class Channel:
         self._waiting_to_write = False
         self._dropped = False
         self._burst = 0  # 1: a frame was sent since the last read; 2: more wait for their turn
+        self._bursting: asyncio.AbstractEventLoop | None = None  # who sends these soon
         self._guarded = False
         self._guarded_bursts = 0
         self._greeted = False
@@ -172,16 +173,17 @@ class Channel:
             self.send(item)
             return
         inbox = self._inbox
-        inbox.append(item)
-        if self._burst == 1:
-            self._burst = 2
+        inbox.append(item)  # before the look at who sends it, who looks after having said so
+        if self._bursting is not loop:
+            self._burst, self._bursting = 2, loop
             loop.call_soon(self._end_burst)
         if len(inbox) >= _BURST_FRAMES:
             self.flush()
         elif loop is not self._loop and not self._guarded:
             # Should the caller's loop be busy for long, the channel's own sends them meanwhile.
             self._guarded = True
-            self._loop.call_soon_threadsafe(self._guard)
+            with contextlib.suppress(RuntimeError):  # it is closed: so is this
+                self._loop.call_soon_threadsafe(self._guard)
 
     def send_message(
         self,
@@ -236,7 +238,7 @@ class Channel:
                 return
 
     def _end_burst(self) -> None:
-        self._burst = 0
+        self._burst, self._bursting = 0, None
         if self._inbox:
             self._guarded_bursts += 1
             self.flush()
@@ -246,12 +248,12 @@ class Channel:
         seen = self._guarded_bursts
 
         def look() -> None:
-            if self._inbox:
-                self.flush()
             if seen == self._guarded_bursts:
                 self._guarded = False
             elif not self.closed:
                 self._guard()
+            if self._inbox:
+                self.flush()
 
         self._loop.call_later(_GUARD_SECONDS, look)
 

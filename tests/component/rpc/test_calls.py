@@ -11,6 +11,7 @@ import select
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -748,6 +749,48 @@ def test_who_waits_for_a_call_of_a_loop_depends_on_that_no_longer(
     methods.gate.set()
     assert called.wait(LIMIT)
     assert call.result(LIMIT) is False
+
+
+def test_a_loop_that_ended_with_calls_to_send_holds_up_nobody_else(link: Link) -> None:
+    link.call("M.static", 1)
+    channel = link.client._channel
+    assert channel is not None
+    calls: list[Future[Any]] = []
+    loop = asyncio.new_event_loop()
+
+    def call_and_end() -> None:
+        calls.extend(link.client.call("M.later", (number,)) for number in range(3))
+        loop.stop()
+
+    loop.call_soon(call_and_end)
+    loop.run_forever()
+    loop.close()
+    assert [call.result(LIMIT) for call in calls] == [((number,), {}) for number in range(3)]
+    until(lambda: not channel._guarded)
+
+    async def elsewhere() -> Any:
+        return await link.client.call("M.later", (3,))
+
+    answer = asyncio.run_coroutine_threadsafe(elsewhere(), link.away.loop)
+    assert answer.result(LIMIT) == ((3,), {})
+
+
+def test_a_call_that_waits_for_its_turn_as_an_answer_arrives_is_sent(link: Link) -> None:
+    class Inbox(deque[Any]):
+        def append(self, item: Any) -> None:
+            super().append(item)
+            channel._burst = 0  # as a thread does that reads an answer just now
+
+    link.call("M.static", 1)
+    channel = link.client._channel
+    assert channel is not None
+    channel._inbox = Inbox()
+
+    async def elsewhere() -> list[Any]:
+        return await asyncio.gather(*[link.client.call("M.later", (n,)) for n in range(2)])
+
+    answer = asyncio.run_coroutine_threadsafe(elsewhere(), link.away.loop)
+    assert answer.result(LIMIT) == [((number,), {}) for number in range(2)]
 
 
 def test_a_loop_that_is_blocked_holds_up_nobody_else(link: Link) -> None:
