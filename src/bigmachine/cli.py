@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import types
 from typing import TYPE_CHECKING
@@ -51,7 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if found.command is None:
         parser.print_help()
         return 2
-    status: int = found.run(found)
+    try:
+        status: int = found.run(found)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads it has seen enough, as head(1) does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+        return 128 + signal.SIGPIPE
     return status
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -180,3 +184,12 @@ def test_the_systems_and_their_options_are_listed(bigmachine):
     lines = bigmachine("systems").stdout.splitlines()
     assert any(line.startswith("local") for line in lines)
     assert any(line.startswith("  transport: 'unix' or 'tls'") for line in lines)
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(tmp_path: Path):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "bigmachine", "systems"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=tmp_path, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
