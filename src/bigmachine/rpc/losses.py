@@ -35,7 +35,7 @@ class Losses:
         self._loop = loop
         self._label = label
         self._verdict = verdict
-        self._judging: asyncio.Task[None] | None = None
+        self._judging: set[asyncio.Task[None]] = set()
         self.undecided: list[Calls] = []
         self.failed: BaseException | None = None
         """What the client has failed with: no other error counts then."""
@@ -54,27 +54,29 @@ class Losses:
         """
         if not lost:
             return
-        if self._verdict is None or self.failed is not None:
+        verdict = self._verdict
+        self.undecided.append(lost)  # before the look: who fails all of them looks there later
+        if verdict is None or self.failed is not None:
             self._end(lost, reason, cause, sent=sent)
             return
-        self.undecided.append(lost)
-        verdict = self._verdict
 
         async def judge() -> None:
             found: BaseException | None = None
             try:
                 found = await verdict()
             finally:
-                if lost in self.undecided:
-                    self.undecided.remove(lost)
-                    self._end(lost, reason, cause, sent=sent, verdict=found)
+                self._end(lost, reason, cause, sent=sent, verdict=found)
 
-        self._judging = self._loop.create_task(judge(), name=f"verdict on {self._label}")
+        task = self._loop.create_task(judge(), name=f"verdict on {self._label}")
+        self._judging.add(task)
+        task.add_done_callback(self._judging.discard)
 
     def cancel(self, number: int) -> None:
         """Forget a call whose caller no longer wants the answer; from any thread."""
-        for calls in self.undecided:
-            calls.pop(number, None)
+        for calls in list(self.undecided):
+            call = calls.pop(number, None)
+            if call is not None:
+                call.end()
 
     def error(
         self,
@@ -105,8 +107,13 @@ class Losses:
         sent: bool,
         verdict: BaseException | None = None,
     ) -> None:
+        self.undecided = [calls for calls in self.undecided if calls is not lost]
         wakes = Wakes()
-        for pending in lost.values():
+        while lost:  # other threads take out what is cancelled
+            try:
+                _, pending = lost.popitem()
+            except KeyError:
+                break
             error = verdict or self.error(pending, reason, cause, sent=sent)
             pending.end(error, wakes=wakes)
         wakes.send()
