@@ -8,11 +8,14 @@ whether they may have run. What always holds: every call that is given to `Losse
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from bigmachine.errors import TransportError
 from bigmachine.futures import Wakes
 from bigmachine.rpc.pending import Call, StreamCall
+
+logger = logging.getLogger(__name__)
 
 Verdict = Callable[[], Awaitable[BaseException | None]]
 """Returns the error that says what became of a peer; None where the network alone is to blame."""
@@ -64,6 +67,8 @@ class Losses:
             found: BaseException | None = None
             try:
                 found = await verdict()
+            except Exception as error:
+                logger.error("nobody can say what became of %s: %s", self._label, repr(error))
             finally:
                 self._end(lost, reason, cause, sent=sent, verdict=found)
 
