@@ -52,6 +52,8 @@ class Run:
         self.number = number
         self.method = method
         self._flags = flags
+        if flags & frames.FLAG_FEEDS:
+            self._inlets = {}
         self.body: codec.Buffer = b""
         self._began = monotonic()
 
@@ -105,8 +107,7 @@ class Run:
     def _inlet(self, sub: int) -> Inlet:
         """Return where a streamed argument arrives: its items may come before it is asked for."""
         inlets = self._inlets
-        if inlets is None:
-            inlets = self._inlets = {}
+        assert inlets is not None
         inlet = inlets.get(sub)
         if inlet is None:
             if len(inlets) >= MAX_FEEDS:

@@ -131,7 +131,8 @@ class Server:
         return [run.method.name for run in self._runs()]
 
     def _runs(self) -> list[Run]:
-        return [run for session in self._sessions for run in list(session.runs.values())]
+        sessions = list(self._sessions)  # threads that answer the last call take out theirs
+        return [run for session in sessions for run in list(session.runs.values())]
 
     async def close(self, timeout: float) -> None:
         """Take no new calls, wait for those in progress, then close every connection.

@@ -431,7 +431,24 @@ def test_a_verdict_that_fails_leaves_no_call_without_an_end(link: Link, echo: Ec
     with pytest.raises(TransportError):
         call.result(LIMIT)
     client.close()
-    link.away.errors.clear()
+
+
+def test_a_connection_that_is_forgotten_by_a_thread_is_no_trouble_to_who_asks(link: Link) -> None:
+    class Runs(dict[int, Any]):
+        def values(self) -> Any:
+            for session in sessions[1:]:  # as a thread does that has answered its last call
+                link.server.forget(session)
+            return super().values()
+
+    other = link.another()
+    for client in (link.client, other):
+        assert client.call("E.echo", (1,)).result(LIMIT) == 1
+    sessions = list(link.server._sessions)
+    assert len(sessions) == 2
+    for session in sessions:
+        session.runs = Runs()
+    assert link.home.do(link.server.running) == []
+    other.close()
 
 
 def test_clients_that_come_and_go_under_fire(link: Link, caplog: pytest.LogCaptureFixture) -> None:
