@@ -454,11 +454,14 @@ class Client:
 
     def _check_sent(self, channel: Channel, number: int) -> None:
         """Fail a call that was given to a connection just after it had closed."""
-        if channel.closed:
-            call = self._pending.pop(number, None)
-            if call is not None:
-                reason = f"the connection to {self.label} was closed"
-                self.soon(lambda: self._losses.add({number: call}, reason, None, sent=True))
+        if channel.closed and number in self._pending:  # where `fail` finds it until then
+            self.soon(lambda: self._lose(number))
+
+    def _lose(self, number: int) -> None:
+        call = self._pending.pop(number, None)
+        if call is not None:
+            reason = f"the connection to {self.label} was closed"
+            self._losses.add({number: call}, reason, None, sent=True)
 
     # Answers, on the loop.
 

@@ -451,6 +451,24 @@ def test_a_connection_that_is_forgotten_by_a_thread_is_no_trouble_to_who_asks(li
     other.close()
 
 
+def test_a_call_given_to_a_closed_connection_is_failed_though_the_loop_stands_still(
+    link: Link,
+) -> None:
+    link.client.call("E.echo", (1,)).result(LIMIT)
+    channel = link.client._channel
+    assert channel is not None
+    gate = threading.Event()
+    link.away.loop.call_soon_threadsafe(gate.wait)
+    channel.closed = True  # the loop is about to say so
+    call = link.client.call("E.wait")
+    link.client.fail(LookupError("it is dead"))
+    channel.closed = False
+    ended = call.ended()
+    gate.set()
+    assert ended
+    assert isinstance(call.exception(), LookupError)
+
+
 def test_clients_that_come_and_go_under_fire(link: Link, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     stop = threading.Event()
