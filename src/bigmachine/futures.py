@@ -378,7 +378,9 @@ class Future(cf.Future[T]):
     def _call(self, fn: Callable[[cf.Future[T]], object]) -> None:
         try:
             fn(self)
-        except (Exception, SystemExit):  # a user's callback must not end the runtime
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a user's callback must not end the runtime, nor a connection
             logger.exception("a done-callback of %r raised", self)
 
     def _hook(self, hook: Any) -> bool:

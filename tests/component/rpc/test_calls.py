@@ -887,11 +887,12 @@ def test_done_callbacks_run_on_the_clients_loop(link: Link) -> None:
     assert set(threads) <= {"client", threading.current_thread().name}
 
 
+@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError()])
 def test_the_exception_of_a_done_callback_is_logged_and_harms_nobody(
-    link: Link, methods: Methods, caplog: pytest.LogCaptureFixture
+    link: Link, methods: Methods, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     def bad(_: Any) -> None:
-        raise SystemExit(1)
+        raise error
 
     call = link.client.call("M.hold")
     call.add_done_callback(bad)
@@ -899,6 +900,8 @@ def test_the_exception_of_a_done_callback_is_logged_and_harms_nobody(
     until(lambda: "a done-callback of" in caplog.text)
     assert call.done()
     assert link.call("M.static", 1) == 2
+    assert link.dialled == 1
+    error.__traceback__ = None
     caplog.clear()  # the frames of the traceback keep the link
 
 
