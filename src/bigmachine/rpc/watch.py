@@ -124,9 +124,7 @@ class Reader:
         self._leader = 0
         self._at_rest = False  # the thread that reads waits for something to read
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLIN)
-        self._poll.register(self._bell, select.POLLIN)
+        self._poll = self._make_poll()
         self.away: asyncio.AbstractEventLoop | None = None
         self._watch.add(descriptor, on_readable)
 
@@ -203,7 +201,12 @@ class Reader:
             elif not nested:
                 self._watch.pause(self._descriptor)
         if nested:  # a signal handler of the program's, in the midst of a wait of this thread
-            self._read_on(read, future, timeout, interrupts)
+            waiting, self._poll = self._poll, self._make_poll()  # which cannot wait twice at once
+            try:
+                self._read_on(read, future, timeout, interrupts)
+            finally:
+                self._poll = waiting
+                self._at_rest = True  # as that wait is still: there may be a next signal
             return
         try:
             with self._turn:  # a loop that was reading when this began has finished then
@@ -217,6 +220,12 @@ class Reader:
                     if not idle():
                         self._parked = False
                         self._watch.resume(self._descriptor)
+
+    def _make_poll(self) -> select.poll:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        poll.register(self._bell, select.POLLIN)
+        return poll
 
     def ring(self, _: object = None) -> None:
         """Have the thread that reads look whether it is done; from any thread."""

@@ -8,6 +8,7 @@ import contextvars
 import functools
 import logging
 import select
+import signal
 import sys
 import threading
 import time
@@ -903,6 +904,38 @@ def test_the_exception_of_a_done_callback_is_logged_and_harms_nobody(
     assert link.dialled == 1
     error.__traceback__ = None
     caplog.clear()  # the frames of the traceback keep the link
+
+
+@pytest.mark.skipif(not watch.available, reason="the client's loop alone reads")
+def test_handlers_of_signals_call_while_their_thread_waits(link: Link, methods: Methods) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    answers: list[int] = []
+
+    def handle(*_: object) -> None:
+        answers.append(link.call("M.static", len(answers)))
+
+    def waits() -> bool:
+        return sys._current_frames()[main].f_code.co_name == "_read_on"
+
+    def interrupt() -> None:
+        for count in range(1, 4):
+            until(waits)
+            signal.pthread_kill(main, signal.SIGUSR2)
+            until(lambda count=count: len(answers) == count)
+        methods.gate.set()
+
+    link.call("M.static", 1)
+    call = link.client.call("M.hold")
+    thread = threading.Thread(target=interrupt)
+    before = signal.signal(signal.SIGUSR2, handle)
+    try:
+        thread.start()
+        assert call.result(LIMIT) is False
+        thread.join(LIMIT)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert answers == [1, 2, 3]
 
 
 # Figures.
