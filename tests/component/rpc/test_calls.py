@@ -777,14 +777,15 @@ def test_a_loop_that_ended_with_calls_to_send_holds_up_nobody_else(link: Link) -
 
 
 def test_a_call_that_waits_for_its_turn_as_an_answer_arrives_is_sent(link: Link) -> None:
-    class Inbox(deque[Any]):
-        def append(self, item: Any) -> None:
-            super().append(item)
-            channel._burst = 0  # as a thread does that reads an answer just now
-
     link.call("M.static", 1)
     channel = link.client._channel
     assert channel is not None
+
+    class Inbox(deque[Any]):
+        def append(self, item: Any) -> None:
+            super().append(item)
+            setattr(channel, "_burst", 0)  # noqa: B010  as a thread that reads an answer just now
+
     channel._inbox = Inbox()
 
     async def elsewhere() -> list[Any]:

@@ -466,7 +466,7 @@ def test_a_call_that_ends_while_its_last_bytes_are_written_starts_no_pump(
 
     def cancel_and_end(sender: Sender, outgoing: Any) -> None:
         until(lambda: len(calls) == 1)
-        (feed,) = calls[0].feeds or ()
+        (feed,) = calls[0].feeds or []
         if not feed._stopped:
             threading.Thread(target=calls[0].cancel).start()  # it waits for its turn to send
             until(lambda: feed._stopped)
