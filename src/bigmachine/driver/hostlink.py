@@ -103,7 +103,6 @@ class HostLink:
             handle.control = self.control
             handle.maxprocs = self.host.maxprocs
             self.machines[handle.id] = handle
-            handle.advance(Happening.PLACED)
 
     async def launch(self, handles: list[OwnedHandle], orders: Orders) -> None:
         """Have machines started that have their places; what becomes of them arrives as events."""
@@ -118,6 +117,12 @@ class HostLink:
                 assert orders.image is not None
                 for handle in handles:
                     handle.image_digest = orders.image.digest
+            # In one step with the call: what is asked of them from then on arrives after it.
+            handles = [handle for handle in handles if handle.state < State.STOPPED]
+            for handle in handles:
+                handle.advance(Happening.PLACED)
+            if not handles:
+                return
             specs = tuple(MachineSpec(id=each.id, index=each.index) for each in handles)
             spec = orders.launch_spec(specs, maxprocs=self.host.maxprocs)
             self._unanswered += 1

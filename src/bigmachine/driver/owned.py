@@ -80,8 +80,8 @@ class OwnedHandle(Handle):
         await stopped
 
     def _give_up(self) -> None:
-        """Have it killed as well."""
-        if self.control is not None and self.state < State.STOPPED:
+        """Have it killed as well, if its host has been asked to start it."""
+        if self.control is not None and State.STARTING <= self.state < State.STOPPED:
             self.control.call("Host.kill", (self.id, "canceled"))
         super()._give_up()
 

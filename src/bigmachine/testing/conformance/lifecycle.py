@@ -47,6 +47,18 @@ class LifecycleConformance(Conformance):
             assert self.result(machine.wait(bm.State.STARTING)) is bm.State.STOPPED
             assert machine not in cluster.machines
 
+    def test_machines_may_be_given_up_before_they_run(self) -> None:
+        with self.cluster() as cluster:
+            canceled, stopped, kept = cluster.start(3, services={"Worker": Worker()})
+            canceled.cancel()
+            error = self.error(canceled.call(Worker.same, 1), bm.MachineStoppedError)
+            assert error.death.kind is bm.DeathKind.CANCELED
+            self.result(stopped.shutdown())
+            error = self.error(stopped.call(Worker.same, 1), bm.MachineStoppedError)
+            assert error.death.kind is bm.DeathKind.SHUTDOWN
+            assert self.result(kept.call(Worker.same, 3)) == 3
+            assert cluster.machines == (kept,)
+
     def test_more_machines_may_be_started_later(self) -> None:
         with self.cluster() as cluster:
             (first,) = cluster.start(1, services={"Worker": Worker()})
