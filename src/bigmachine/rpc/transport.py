@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from bigmachine.errors import ProtocolError, RemoteProtocolError
 from bigmachine.rpc import watch
+from bigmachine.rpc.hurry import hurry
 from bigmachine.version import VERSION
 from bigmachine.wire import frames
 from bigmachine.wire.frames import Event
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 SOCKET_BUFFER_BYTES: Final = 1024 * 1024
 """Asked of the system for each direction of a connection on one host: small calls wait behind no
 more than that of a bulk transfer."""
+TLS_SOCKET_BUFFER_BYTES: Final = 256 * 1024
+"""The same with TLS, which takes several times as long for as much."""
 _WRITE_BYTES: Final = 1024 * 1024
 """How much one thread writes in one go: others get their turn then."""
 _BURST_FRAMES: Final = 64
@@ -109,7 +112,7 @@ class Channel:
         self._greeted = False
         self.closed = False
         sock.setblocking(False)
-        _tune(sock)
+        _tune(sock, SOCKET_BUFFER_BYTES if tls is None else TLS_SOCKET_BUFFER_BYTES)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
@@ -318,7 +321,8 @@ class Channel:
 
     def _on_writable(self) -> None:
         with self._lock:
-            more = self._write()
+            with hurry:
+                more = self._write()
             if not more:
                 self._waiting_to_write = self._dropped
                 if not self.closed:
@@ -354,10 +358,11 @@ class Channel:
             if self.closed or self._ended is not None:
                 return False
             try:
-                if self._tls is None:
-                    self._read()
+                if self._receiver.is_filling:
+                    with hurry:
+                        self._read()
                 else:
-                    self._read_tls(self._tls)
+                    self._read()
             except (BlockingIOError, InterruptedError):
                 return True
             except (ProtocolError, EOFError, OSError) as error:
@@ -375,6 +380,12 @@ class Channel:
         return False
 
     def _read(self) -> None:
+        if self._tls is None:
+            self._read_plain()
+        else:
+            self._read_tls(self._tls)
+
+    def _read_plain(self) -> None:
         receiver, sock = self._receiver, self._sock
         for _ in range(_READS):
             buffer = receiver.buffer()
@@ -452,13 +463,13 @@ class Channel:
         self._sender.clear()
 
 
-def _tune(sock: socket.socket) -> None:
+def _tune(sock: socket.socket, buffer_bytes: int) -> None:
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not _is_loopback(sock):
             return  # the kernel finds the buffers that a real network needs
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, option, buffer_bytes)
 
 
 def _is_loopback(sock: socket.socket) -> bool:

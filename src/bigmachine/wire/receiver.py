@@ -90,6 +90,11 @@ class Receiver:
     def __repr__(self) -> str:
         return f"<Receiver {self._end - self._start} bytes waiting, {len(self._open)} in parts>"
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether a message in parts has not arrived in full."""
+        return bool(self._open)
+
     def buffer(self) -> memoryview:
         """Return where the next bytes go; never empty."""
         incoming = self._direct

@@ -33,6 +33,7 @@ from bigmachine.errors import (
 )
 from bigmachine.futures import Future
 from bigmachine.rpc import watch
+from bigmachine.rpc.hurry import SWITCH_SECONDS
 
 marker: contextvars.ContextVar[str] = contextvars.ContextVar("marker", default="clean")
 
@@ -823,6 +824,27 @@ def test_a_thousand_calls_that_wait_do_not_starve_an_async_one(link: Link) -> No
     assert [call.result(LIMIT) for call in waiting] == [0.1] * 1000
     assert time.monotonic() - began < 5
     assert slowest < 0.5
+
+
+def test_bulk_data_moves_beside_a_thread_that_computes(link: Link) -> None:
+    """While it does the interpreter lock is asked for more often, and as usual afterwards."""
+    usual, seen = sys.getswitchinterval(), set[float]()
+    done = threading.Event()
+
+    def compute() -> None:
+        while not done.is_set():
+            seen.add(round(sys.getswitchinterval(), 6))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    try:
+        data = bytes(20_000_000)
+        assert link.call("M.plain", data)[0][0] == data
+    finally:
+        done.set()
+        thread.join(LIMIT)
+    assert SWITCH_SECONDS in seen
+    until(lambda: sys.getswitchinterval() == usual)
 
 
 def test_a_bulk_transfer_does_not_hold_up_small_calls(link: Link) -> None:
