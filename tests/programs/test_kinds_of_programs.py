@@ -174,8 +174,10 @@ def test_coverage_can_measure_what_runs_on_machines(
     data = coverage.CoverageData(basename=str(tmp_path / "all"))
     for part in tmp_path.glob(".coverage.*"):
         measured = coverage.CoverageData(basename=str(part))
-        measured.read()
-        data.update(measured)
+        # A template is killed in the end, though it may be writing: it has run no method.
+        with contextlib.suppress(coverage.exceptions.DataError):
+            measured.read()
+            data.update(measured)
     method = (
         SOURCE.splitlines().index('        raise TroubleError(point, why="is out of bounds")') + 1
     )
