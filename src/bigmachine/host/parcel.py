@@ -26,8 +26,7 @@ _LENGTH: Final = struct.Struct("!Q")
 
 def write_parcel(payload: Payload) -> int:
     """Write a payload into a new anonymous file and return its descriptor."""
-    parts = [memoryview(payload.body)]
-    parts += [memoryview(view).cast("B") for view, _ in payload.buffers]
+    parts = [view for view, _ in payload.parts()]
     header = b"".join(_LENGTH.pack(number) for number in (len(parts), *map(len, parts)))
     descriptor = osdep.memfd("bigmachine-services")
     try:

@@ -25,7 +25,7 @@ _LEFT_OUT: Final = frozenset({"__main__", "builtins"})
 
 def modules_of_services(services: Payload) -> frozenset[str]:
     """Return the modules that the services of a `messages.LaunchSpec` refer to."""
-    views = [view for view, _ in services.buffers]
+    views = services.flat()
     payloads: dict[str, Payload] = pickle.loads(services.body, buffers=views)
     found: set[str] = set()
     for payload in payloads.values():

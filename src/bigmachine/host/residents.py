@@ -123,7 +123,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _rebuild(payload: codec.Payload) -> Any:
-    return codec.decode(payload.body, [view for view, _ in payload.buffers])
+    return codec.decode(payload.body, payload.flat())
 
 
 async def _call(function: Callable[..., Any], *args: Any) -> None:

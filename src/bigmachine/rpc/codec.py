@@ -52,7 +52,9 @@ class Payload:
 
     Attributes:
         body: The pickle.
-        buffers: Its out-of-band buffers with the kind of memory each lands in.
+        buffers: Its out-of-band buffers with the kind of memory each lands in. None is a
+            memoryview: with one that something else looks through, CPython crashes when both are
+            garbage in the same cycle (seen with 3.11 and 3.12).
     """
 
     body: Buffer
@@ -61,12 +63,12 @@ class Payload:
     @property
     def size_bytes(self) -> int:
         """The size of everything together."""
-        return len(self.body) + sum(memoryview(view).nbytes for view, _ in self.buffers)
+        return len(self.body) + sum(memoryview(buffer).nbytes for buffer, _ in self.buffers)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # Its buffers are buffers of whatever holds it: they travel out of band there too.
         wrap = pickle.PickleBuffer
-        buffers = [(wrap(view), kind) for view, kind in self.buffers]
+        buffers = [(wrap(buffer), kind) for buffer, kind in self.buffers]
         return _rebuild_payload, (wrap(self.body), buffers)
 
     @property
@@ -76,8 +78,16 @@ class Payload:
 
     def parts(self) -> list[tuple[memoryview, int]]:
         """Return the parts that travel in DATA frames."""
-        body = (memoryview(self.body), landing.BUFFER)
-        return [body, *((memoryview(view).cast("B"), kind) for view, kind in self.buffers)]
+        kinds = (kind for _, kind in self.buffers)
+        views = (memoryview(buffer).cast("B") for buffer in self.flat())
+        return [(memoryview(self.body), landing.BUFFER), *zip(views, kinds, strict=True)]
+
+    def flat(self) -> list[Any]:
+        """Return the buffers, each of one dimension."""
+        return [
+            buffer.raw() if type(buffer) is pickle.PickleBuffer else buffer
+            for buffer, _ in self.buffers
+        ]
 
 
 def send_main_by_value() -> None:
@@ -133,7 +143,7 @@ def encode(value: Any, what: str = "value") -> Payload:
             read_only = True
         if view.nbytes < OUT_OF_BAND_BYTES or len(buffers) >= _MAX_BUFFERS:
             return True
-        buffers.append((view, _kind_of(buffer)))
+        buffers.append((buffer, _kind_of(buffer)))
         return False
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
 import threading
 import types
@@ -98,6 +99,23 @@ class Model:
 class Service:
     def __init__(self) -> None:
         self.model = Model()
+
+
+GARBAGE = """
+import gc
+from bigmachine.rpc import codec
+
+inner = codec.encode(codec.bulk(bytearray(100_000)))
+garbage = [inner, codec.encode(inner)]
+garbage.append(garbage)
+del inner, garbage
+print(gc.collect() > 0)
+"""
+
+
+def test_payloads_may_be_garbage_in_a_cycle() -> None:
+    done = subprocess.run([sys.executable, "-c", GARBAGE], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"True\n", b"")
 
 
 @pytest.mark.parametrize(
