@@ -71,17 +71,15 @@ class _Growing:
         self._batches = [batch for batch in self._batches if batch.waiting]
         return not self._batches
 
-    def fail(self, error: BaseException) -> None:
-        """Tell those who have joined why there are no more hosts."""
+    def end(self, error: BaseException | None = None) -> None:
+        """Let those go who have no places: there are no more hosts, and the error says why."""
         for batch in self._batches:
-            if batch.placed is not None and not batch.placed.done():
-                batch.placed.set_exception(error)
-
-    def end(self) -> None:
-        """Let those go who have no places: there are no more hosts."""
-        for batch in self._batches:
-            if batch.placed is not None and not batch.placed.done():
+            if batch.placed is None or batch.placed.done():
+                continue
+            if error is None:
                 batch.placed.set_result(None)
+            else:
+                batch.placed.set_exception(error)
 
 
 class Fleet:
@@ -168,11 +166,11 @@ class Fleet:
     async def _launch(self, batch: _Batch) -> None:
         """Have the system launch hosts for machines, and for those that are started meanwhile."""
         request = HostRequest(cluster=self._name, machines=len(batch.waiting), boot=self._boot)
+        # A system writes it as a generator, which is closed as soon as there are hosts enough.
+        launch = cast("AsyncGenerator[Host, None]", self._system.launch(request))
         growing = _Growing(request, batch)
         if self._system.requests_grow:
             self._growing = growing
-        # A system writes it as a generator, which is closed as soon as there are hosts enough.
-        launch = cast("AsyncGenerator[Host, None]", self._system.launch(request))
         try:
             async with contextlib.aclosing(launch) as hosts:
                 async for host in hosts:
@@ -181,11 +179,10 @@ class Fleet:
                         break
                 self._growing = None  # whoever comes now needs a launch of their own
         except BaseException as error:
-            growing.fail(error)
-            raise
-        finally:
             self._growing = None
-            growing.end()
+            growing.end(error)
+            raise
+        growing.end()
 
     def _fill(self, batch: _Batch) -> None:
         """Give machines places on the hosts there are."""

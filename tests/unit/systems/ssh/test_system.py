@@ -76,8 +76,10 @@ def test_without_asyncssh_it_says_how_to_install_it(monkeypatch):
 
 
 def test_a_machine_that_runs_the_program_needs_no_hosts_file(monkeypatch):
+    with pytest.raises(UsageError, match="/nowhere/hosts"):
+        bm.systems.SSH(hosts_file="/nowhere/hosts")
     monkeypatch.setattr(role, "current", role.Role.TEMPLATE)
-    bm.systems.SSH(hosts_file="/nowhere/hosts")
+    assert bm.systems.SSH(hosts_file="/nowhere/hosts").name == "ssh"
 
 
 # Errors.
