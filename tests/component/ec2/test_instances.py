@@ -58,6 +58,23 @@ def test_machines_that_are_started_later_do_not_wait_for_the_first_ones_instance
         assert later[1].state < bm.State.RUNNING
 
 
+def test_machines_that_are_started_later_are_told_too_why_there_are_no_instances(
+    cloud: Cloud, small_image: Image
+) -> None:
+    cloud.boots = lambda number: False
+    options = {"services": {"S": Service()}, "image": small_image}
+    chosen = {"on_demand": True, "cpus_per_machine": "host", "boot_seconds": 4}
+    with bm.start(ec2(cloud, **chosen)) as cluster:
+        (first,) = cluster.start(1, **options)  # type: ignore[arg-type]
+        wait_until(lambda: len(cloud.living()) == 1)
+        (later,) = cluster.start(1, **options)  # type: ignore[arg-type]
+        for machine in (first, later):
+            with pytest.raises(bm.MachineStoppedError) as raised:
+                machine.call(Service.double, 1).result(LIMIT)
+            assert isinstance(raised.value.__cause__, bm.ProvisionError)
+    assert cloud.living() == []
+
+
 def test_spot_comes_first_and_its_instances_come_of_a_fleet(
     cloud: Cloud, small_image: Image
 ) -> None:
