@@ -2,7 +2,8 @@
 
 Nothing that speaks over a socket can be faster than a process that blocks in ``recv`` answering one
 that blocks in ``recv``, so every figure is given as a ratio to this, measured right beside it.
-Where processes are started, the floor is an interpreter that imports asyncio and ends.
+Where processes are started, the floor is an interpreter that imports asyncio and ends; where a
+thousand calls are in flight, a bare model of that (`benchmarks.bare`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
+from benchmarks import bare
 from benchmarks.payloads import PayloadKind, fresh_memory, make_payload
 from benchmarks.timing import Outcome, quantile, round_trips, summary, throughput
 
@@ -25,6 +27,7 @@ MESSAGE = b"x" * 64
 """A small call is about this long on the wire."""
 
 TLS_PIECE_BYTES = 1 << 20
+IN_FLIGHT = 1000
 
 
 def ping_pong(transport: Transport, duration: float) -> Outcome:
@@ -187,9 +190,11 @@ def interpreter(times: int) -> Outcome:
 
 
 def run(case: str, params: dict[str, Any]) -> Outcome:
-    """Measure one floor by its name: ``ping_pong``, ``bulk`` or ``interpreter``."""
+    """Measure one floor by its name: ``ping_pong``, ``bulk``, ``interpreter`` or ``bare_rate``."""
     if case == "interpreter":
         return interpreter(params["times"])
+    if case == "bare_rate":
+        return {"value": bare.rate(IN_FLIGHT, params["duration"])}
     if case == "ping_pong":
         return ping_pong(cast("Transport", params["transport"]), params["duration"])
     return bulk(params["transport"], params["kind"], params["size_bytes"], params["times"])

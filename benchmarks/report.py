@@ -77,9 +77,9 @@ class Report:
     def show(self) -> None:
         """Print everything."""
         if self.floors:
-            print("\nThe floor: raw blocking sockets, and an interpreter that imports asyncio")
+            print("\nThe floor")
             for name, values in sorted(self.floors.items()):
-                print(f"  {name:<22} {span(values)}")
+                print(f"  {name:<38} {span(values)}")
         self.show_reach()
         self.show_side_by_side()
         for failure in self.failures:

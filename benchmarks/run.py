@@ -32,6 +32,8 @@ from benchmarks.timing import Outcome  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results"
 CASE_TIMEOUT = 240.0
 """Seconds after which a case is given up."""
+ANY_TRANSPORT = ("interpreter", "bare_rate")
+"""Floors that are the same for every contestant."""
 
 
 class CaseFailed(Exception):
@@ -50,7 +52,7 @@ class Runner:
         """Run one job of every contestant once, each between two floors."""
         before: dict[str, float] = {}
         for contestant in contestants:
-            transport = load(contestant).floor if job.floor != "interpreter" else "any"
+            transport = "any" if job.floor in ANY_TRANSPORT else load(contestant).floor
             if job.floor and transport not in before:
                 before = {transport: self.floor(job, transport)}
             try:
@@ -83,6 +85,7 @@ class Runner:
             "ping_pong": f"{transport}, µs",
             "bulk": f"{transport}, {params.get('kind')}, GB/s",
             "interpreter": "interpreter, s",
+            "bare_rate": "bare model, 1,000 calls in flight, /s",
         }[job.floor]
         self.report.floors[name].append(value)
         return value
