@@ -191,7 +191,7 @@ class Future(cf.Future[T]):
         if self._state is PENDING:
             aio = _asyncio()
             loop = aio.get_running_loop()
-            waiter: asyncio.Future[None] = loop.create_future()
+            waiter: asyncio.Future[None] = aio.Future(loop=loop)  # as create_future does
             self._waited_for_in(loop)
             hook = (loop, waiter)
             if self._hook(hook):
@@ -317,7 +317,10 @@ class Future(cf.Future[T]):
                 return False
             watched = self._watched
             if watched is None:
-                self._settle(state, result, exception, undecoded)
+                if undecoded is not None:  # as most do: what `_settle` does, without the call
+                    self._undecoded, self._state = undecoded, state
+                else:
+                    self._settle(state, result, exception, undecoded)
         if watched is not None:
             with watched:
                 with _lock:
@@ -330,7 +333,10 @@ class Future(cf.Future[T]):
         hooks = self._hooks
         if hooks is not None:
             self._hooks = None
-            self._run(hooks, wakes)
+            if wakes is not None and len(hooks) == 1 and type(hooks[0]) is tuple:
+                wakes.add(*hooks[0])
+            else:
+                self._run(hooks, wakes)
         return True
 
     def _settle(

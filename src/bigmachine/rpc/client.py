@@ -237,7 +237,11 @@ class Client:
         """Read in a loop that awaits, if all that is pending is its own; None: at home."""
         if loop is None:
             uninterrupted(self._read_in, None)
-        else:
+            return
+        channel = self._channel
+        reader = None if channel is None else channel.reader
+        is_there = reader is not None and reader.away is loop and not reader.parked
+        if not is_there or loop is not self._owner:
             self._read_in(loop)
 
     def _read_in(self, loop: asyncio.AbstractEventLoop | None) -> None:

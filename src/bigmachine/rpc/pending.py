@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures._base import FINISHED
 from functools import partial
+from pickle import loads
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bigmachine.futures import Future, Wakes
@@ -76,7 +77,12 @@ class Call(Future[Any]):
         self._source.cancel(self._number)
 
     def _make(self, undecoded: Any) -> Any:
-        return codec.decode(undecoded) if type(undecoded) is bytes else undecoded()
+        if type(undecoded) is not bytes:
+            return undecoded()
+        try:
+            return loads(undecoded)
+        except Exception:
+            return codec.decode(undecoded)  # whose error says what it is about
 
     def _seek_help(self, timeout: float | None) -> None:
         self._source.read_until(self, timeout)

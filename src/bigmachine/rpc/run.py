@@ -71,6 +71,11 @@ class Run:
         self._expired = True
         self.cancel()
 
+    def go_on(self, task: asyncio.Task[None]) -> None:
+        """Note the task of a method that has not ended in its first step."""
+        if not task.done():  # its context leads back here: it is not kept for longer than it runs
+            self.task = task
+
     def cancel(self) -> None:
         """Tell the method that nobody waits any more."""
         if self.cancelled:
@@ -297,6 +302,7 @@ class Run:
         self._session.channel.send((frames.frame(frames.END, *key), key))
 
     def _end(self, *, failed: bool = False) -> None:
+        self.task = None
         session = self._session
         session.ended(self)
         if self._timer is not None:

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures as cf
 import contextvars
 import functools
+import gc
 import logging
 import select
 import signal
@@ -34,6 +35,7 @@ from bigmachine.errors import (
 from bigmachine.futures import Future
 from bigmachine.rpc import watch
 from bigmachine.rpc.hurry import SWITCH_SECONDS
+from bigmachine.rpc.run import Run
 
 marker: contextvars.ContextVar[str] = contextvars.ContextVar("marker", default="clean")
 
@@ -962,6 +964,20 @@ def test_handlers_of_signals_call_while_their_thread_waits(link: Link, methods: 
 
 
 # Figures.
+
+
+@pytest.mark.parametrize("method", ["M.plain", "M.later", "M.static", "M.left_later"])
+def test_calls_leave_no_garbage_on_the_machine(link: Link, method: str) -> None:
+    args = (1,) if method == "M.static" else ()
+    link.call(method, *args)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            link.call(method, *args)
+        until(lambda: sum(type(each) is Run for each in gc.get_objects()) <= 1)
+    finally:
+        gc.enable()
 
 
 def test_calls_are_counted(link: Link) -> None:
