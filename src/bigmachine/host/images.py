@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 RECENT_BYTES: Final = 48 << 20
 """How much of the packs is kept in memory to be passed on."""
+PRUNE_SECONDS: Final = 5.0
+"""How long after a launch that brought layers the cache is looked through: not in its midst."""
 
 
 class ImagesService:
@@ -168,8 +170,8 @@ class ImagesService:
             other = self._images.setdefault(image.digest, held)
             if other is not held:
                 os.close(held.lock)
-            # Nobody has to wait for that.
-            self._pruning = asyncio.ensure_future(asyncio.to_thread(_keep_within_limit, store))
+            if self._pruning is None or self._pruning.done():  # nobody has to wait for it
+                self._pruning = asyncio.ensure_future(self._keep_within_limit(store))
         return held.root, held.python
 
     async def manifest(self, digest: str) -> bytes:
@@ -222,6 +224,8 @@ class ImagesService:
 
     def close(self) -> None:
         """End what comes in, and take everything out of use."""
+        if self._pruning is not None:
+            self._pruning.cancel()
         for coming in self._inbound.values():
             coming.close()
         for peer in self._peers.values():
@@ -231,6 +235,16 @@ class ImagesService:
         self._images.clear()
         if self._store is not None:
             self._store.close()
+
+    async def _keep_within_limit(self, store: Store) -> None:
+        from bigmachine.image.prune import prune
+
+        if self._inbound:  # should this host end before, the next one looks at once
+            await asyncio.sleep(PRUNE_SECONDS)
+        elif store.is_within(store.limit_bytes):
+            return
+        with suppress(OSError):
+            await asyncio.to_thread(prune, store, store.limit_bytes)
 
     async def _ready(self) -> Store:
         async with self._opening:
@@ -312,10 +326,3 @@ def images_service(config: HostConfig, server: Server) -> ImagesService:
 def base_python() -> str:
     """Return this process's interpreter, or that of its virtual environment."""
     return os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
-
-
-def _keep_within_limit(store: Store) -> None:
-    from bigmachine.image.prune import prune
-
-    with suppress(OSError):
-        prune(store, store.limit_bytes)

@@ -78,6 +78,8 @@ def prune(store: Store, limit_bytes: int) -> list[Item]:
             left -= item.size_bytes
             gone.append(item)
     _forget_names(store)
+    if left <= limit_bytes:
+        store.note_within(limit_bytes)
     return gone
 
 

@@ -7,6 +7,7 @@
     CACHE/images/<name>/     a virtual environment    see `image.assemble`
     CACHE/names/<hash>/      older layers of the same name: an edited file costs only itself
     CACHE/tmp/               on its way out, or not in place yet
+    CACHE/within             the limit that was kept last, as long as nothing has come in since
 
 Whoever uses a directory of these holds a lock on it (flock); what is locked is never removed. A
 process that ends loses its locks, so nothing has to be cleaned up for it to be right. After a
@@ -37,6 +38,7 @@ DEFAULT_LIMIT_BYTES: Final = 10 << 30
 _DIRECTORIES: Final = ("layers", "partial", "images", "names", "tmp")
 _OLDER_LAYERS: Final = 4  # of one name, that are looked at for packs
 _DURABLE: Final = "durable"
+_WITHIN: Final = "within"
 
 
 def default_root() -> str:
@@ -167,6 +169,8 @@ class Store:
         """
         listing, digest = Listing.decode(text), digest_of(text)
         with self.explained():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path(_WITHIN))
             path, lock = self._open_partial(digest)
             try:
                 self._write(os.path.join(path, "listing.json"), text)
@@ -175,6 +179,15 @@ class Store:
             except BaseException:
                 os.close(lock)
                 raise
+
+    def is_within(self, limit_bytes: int) -> bool:
+        """Whether it is known, without a look at everything, that it keeps to a limit."""
+        kept = _read(self.path(_WITHIN))
+        return kept.isdecimal() and int(kept) <= limit_bytes
+
+    def note_within(self, limit_bytes: int) -> None:
+        """Note that it keeps to a limit, until something comes in."""
+        self._write(self.path(_WITHIN), str(limit_bytes).encode())
 
     def older(self, name: str) -> list[str]:
         """Return the digests of layers of that name that are here, the newest first."""

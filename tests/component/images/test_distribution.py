@@ -102,6 +102,21 @@ def test_a_second_start_moves_no_layer_and_an_edited_line_little(
     assert 0 < third.sent.total() < 8_000
 
 
+def test_the_cache_is_looked_through_after_a_launch_or_in_the_next(
+    cluster: Cluster, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (host,) = cluster.add(1)
+    store = Store(str(host.root))
+    cluster.provide(cluster.server(image), [host])
+    host = cluster.restart(host)
+    assert not store.is_within(store.limit_bytes), "the program was too short for that"
+    cluster.provide(cluster.server(image), [host])
+    until(lambda: store.is_within(store.limit_bytes))
+    monkeypatch.setattr("bigmachine.host.images.PRUNE_SECONDS", 0.01)
+    cluster.provide(cluster.server(image_of(sources("x = 2\n"))), [host])
+    until(lambda: store.is_within(store.limit_bytes))
+
+
 def test_an_edited_line_among_many_files_costs_hardly_more(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

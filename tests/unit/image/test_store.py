@@ -243,6 +243,18 @@ def test_what_was_used_least_recently_goes_and_never_what_is_in_use(store: Store
     assert not os.listdir(store.path("tmp"))
 
 
+def test_that_the_store_keeps_to_a_limit_is_known_until_something_comes(store: Store) -> None:
+    layer, other = layer_of({"x": b"1" * 1000}), layer_of({"x": b"2" * 1000}, name="other")
+    put(store, layer)
+    assert not store.is_within(1 << 30)
+    assert prune(store, 0) == [], "it is in use"
+    assert not store.is_within(1 << 30)
+    prune(store, 1 << 20)
+    assert [store.is_within(limit) for limit in (1 << 19, 1 << 20, 1 << 21)] == [False, True, True]
+    put(store, other)
+    assert not store.is_within(1 << 30)
+
+
 def test_what_nobody_goes_on_receiving_is_given_up(store: Store) -> None:
     layer = layer_of(FILES)
     receiving = store.begin(layer.listing)
