@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 import bigmachine as bm
 from bigmachine.image.build import Image
@@ -136,6 +137,7 @@ def test_doctor_finds_nothing_wrong_and_launches_nothing(cloud: Cloud) -> None:
         "image",
         "RunInstances",
         "CreateLaunchTemplate",
+        "CreateFleet",
         "port 5550",
     ]
     assert {check.verdict for check in checks} == {Verdict.OK}, checks
@@ -143,6 +145,24 @@ def test_doctor_finds_nothing_wrong_and_launches_nothing(cloud: Cloud) -> None:
     assert checks[-1].seen == f"{group} lets in 203.0.113.0/24"
     assert cloud.booted == {}
     assert cloud.backend.launch_templates == {}
+
+
+def test_doctor_says_which_permission_is_missing(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = ec2(cloud)
+    allowed = system.api.call
+
+    async def call(method: str, **parameters: Any) -> Any:
+        if method == "create_fleet":
+            error = {"Code": "UnauthorizedOperation", "Message": "You are not authorized."}
+            raise ClientError({"Error": error}, "CreateFleet")
+        return await allowed(method, **parameters)
+
+    monkeypatch.setattr(system.api, "call", call)
+    (check,) = [check for check in examined(system) if check.verdict is Verdict.FAIL][:1]
+    assert check.name == "CreateFleet"
+    assert "let the policy of these credentials allow the action" in check.remedy
 
 
 def test_doctor_says_how_a_security_group_lets_this_computer_in(cloud: Cloud) -> None:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from bigmachine.systems.ec2.request import Wishes
     from bigmachine.systems.ec2.system import EC2
 
-# EC2 says DryRunOperation where a call would have been allowed.
-_MAY: Final = "DryRunOperation"
+_TEMPLATE: Final = "bigmachine-doctor"
+# EC2 says DryRunOperation where a call would have been allowed. A fleet needs a launch template,
+# which is not made for this: that there is none is said to whoever may ask for a fleet.
+_MAY: Final = ("DryRunOperation", "InvalidLaunchTemplateName.NotFoundException")
 
 
 async def examine(system: EC2) -> AsyncIterator[Check]:
@@ -47,14 +49,17 @@ def _calls(plan: Plan) -> list[tuple[str, str, dict[str, Any]]]:
     # With tags, since to make them is a permission of its own.
     wishes = replace(plan.wishes, tags={f"{TAG}:cluster": "doctor"})
     run = request.run_instances(wishes, plan.kinds[0], b"#cloud-config", "doctor")
-    run.pop("ClientToken")
+    fleet = request.fleet(wishes, plan.kinds, template=_TEMPLATE, market="spot", token="doctor")
+    for parameters in (run, fleet):
+        parameters.pop("ClientToken")
     return [
         ("RunInstances", "run_instances", run),
         (
             "CreateLaunchTemplate",
             "create_launch_template",
-            request.launch_template(wishes, b"#cloud-config", "bigmachine-doctor"),
+            request.launch_template(wishes, b"#cloud-config", _TEMPLATE),
         ),
+        ("CreateFleet", "create_fleet", fleet),
     ]
 
 
@@ -63,7 +68,7 @@ async def _permission(api: Api, name: str, method: str, parameters: dict[str, An
     try:
         await api.call(method, DryRun=True, **parameters)
     except Exception as error:
-        if errors.code_of(error) != _MAY:
+        if errors.code_of(error) not in _MAY:
             return _failed(name, error)
     return Check.ok(name, "allowed")
 
