@@ -32,7 +32,10 @@ T_co = TypeVar("T_co", covariant=True)
 
 logger = logging.getLogger(__name__)
 
-_lock = allocate_lock()  # guards every future's state: held for a few instructions only
+# Guards every future's state: held for a few instructions only. A handler of a signal or a
+# finalizer may run between these, on the thread that holds it, and make calls: so it is a reentrant
+# one, and what it guards is changed by plain assignments, where nothing can come between.
+_lock = threading.RLock()
 os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 _loop_threads: set[int] = set()
 
@@ -317,16 +320,19 @@ class Future(cf.Future[T]):
                 return False
             watched = self._watched
             if watched is None:
-                if undecoded is not None:  # as most do: what `_settle` does, without the call
-                    self._undecoded, self._state = undecoded, state
-                else:
-                    self._settle(state, result, exception, undecoded)
+                self._undecoded = undecoded
+                self._result = result
+                self._exception = exception
+                self._state = state
         if watched is not None:
             with watched:
                 with _lock:
                     if self._state is not PENDING:
                         return False
-                    self._settle(state, result, exception, undecoded)
+                    self._undecoded = undecoded
+                    self._result = result
+                    self._exception = exception
+                    self._state = state
                 for watcher in self._watchers or ():
                     self._tell(watcher)
                 watched.notify_all()
@@ -338,21 +344,6 @@ class Future(cf.Future[T]):
             else:
                 self._run(hooks, wakes)
         return True
-
-    def _settle(
-        self,
-        state: str,
-        result: Any,
-        exception: BaseException | None,
-        undecoded: Any,
-    ) -> None:
-        if undecoded is not None:
-            self._undecoded = undecoded
-        elif exception is not None:
-            self._exception = exception
-        else:
-            self._result = result
-        self._state = state
 
     def _tell(self, watcher: Any) -> None:
         if self._state is CANCELLED_AND_NOTIFIED:
@@ -391,13 +382,14 @@ class Future(cf.Future[T]):
 
     def _hook(self, hook: Any) -> bool:
         """Have a callback, or a waiter of a loop, told of the end; False if it has come."""
+        new = [hook]
         with _lock:
             if self._state is not PENDING:
                 return False
             if self._hooks is None:
-                self._hooks = [hook]
+                self._hooks = new
             else:
-                self._hooks.append(hook)
+                self._hooks += new
             return True
 
     def _unhook(self, hook: Any) -> None:
@@ -473,9 +465,10 @@ class Future(cf.Future[T]):
         @property
         def _condition(self) -> threading.Condition:
             self._waited_for_in(None)
+            new = threading.Condition()
             with _lock:
                 if self._watched is None:
-                    self._watched = threading.Condition()
+                    self._watched = new
                 return self._watched
 
         @property

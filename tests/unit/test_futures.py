@@ -498,3 +498,29 @@ def test_asyncio_wait_says_what_it_takes_instead_of_sleeping_for_ever() -> None:
         assert [each.result() for each in done] == [3]
 
     asyncio.run(main())
+
+
+def test_a_finalizer_or_handler_in_its_midst_may_use_futures_too() -> None:
+    """It runs on the thread that is in there; a lock that is held is held by that."""
+    other = Future[int]()
+
+    class Disturbed(Future[int]):
+        """Is looked at while it changes."""
+
+        @property
+        def _watched(self) -> None:
+            other.add_done_callback(lambda _: None)
+            other.set_result(1) if not other.done() else other.cancel()
+
+    ended: list[int] = []
+
+    def use() -> None:
+        future = Disturbed()
+        future.add_done_callback(lambda each: ended.append(each.result()))
+        future.set_result(2)
+
+    thread = threading.Thread(target=use, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert (other.result(), ended) == (1, [2])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from _thread import allocate_lock
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -61,7 +61,7 @@ class Opening:
         self._connector = connector
         self._tls = tls
         self._user = user
-        self._lock = allocate_lock()
+        self._lock = threading.RLock()  # a finalizer may make a call while it is held
         self._channel: Channel | None = None
         self._backlog: list[_Send] = []
         self._under_way = False
@@ -105,7 +105,7 @@ class Opening:
 
     def disown(self) -> None:
         """Forget the connection, in a process that was forked from its own."""
-        self._lock = allocate_lock()
+        self._lock = threading.RLock()
         self._channel = None
 
     def _begin(self) -> None:

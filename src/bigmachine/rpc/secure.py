@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from _thread import allocate_lock
+import threading
 from collections.abc import Iterable
 from typing import Final, cast
 
@@ -30,7 +30,9 @@ class Tls:
             server_side=server_side,
             server_hostname=server_hostname,
         )
-        self._lock = allocate_lock()  # an SSL object must not be used by two threads at once
+        # An SSL object must not be used by two threads at once; but a finalizer that runs while
+        # this one reads may send something.
+        self._lock = threading.RLock()
         self._cipher = memoryview(bytearray(_CIPHER_BYTES))
         self.drained = True
         """Whether the last `read` left nothing: another one would say so by an exception."""

@@ -10,9 +10,12 @@ import asyncio
 import contextlib
 import heapq
 import itertools
-from _thread import allocate_lock
+import logging
+import threading
 from collections.abc import Callable
 from typing import Final
+
+logger = logging.getLogger(__name__)
 
 _SPARE: Final = 1000
 """So many cancelled entries are carried along before the heap is cleaned."""
@@ -52,7 +55,7 @@ class Timers:
         self._loop = loop
         self._heap: list[tuple[float, int, Timer]] = []
         self._count = itertools.count()
-        self._lock = allocate_lock()
+        self._lock = threading.RLock()  # a finalizer may make a call while it is held
         self._cancelled = 0
         self._handle: asyncio.TimerHandle | None = None
 
@@ -61,7 +64,8 @@ class Timers:
         timer = Timer(self, action)
         with self._lock:
             if self._cancelled > _SPARE and self._cancelled * 2 > len(self._heap):
-                self._heap = [entry for entry in self._heap if not entry[2].cancelled]
+                old, self._heap = self._heap, []
+                self._heap += [entry for entry in old if not entry[2].cancelled]
                 heapq.heapify(self._heap)
                 self._cancelled = 0
             heapq.heappush(self._heap, (when, next(self._count), timer))
@@ -90,5 +94,8 @@ class Timers:
             while self._heap and self._heap[0][0] <= now:
                 due.append(heapq.heappop(self._heap)[2])
         for timer in due:
-            timer.fire()
+            try:
+                timer.fire()
+            except Exception:  # which must not take the others along
+                logger.exception("what was to be done at a deadline failed")
         self._schedule()

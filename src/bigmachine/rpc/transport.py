@@ -232,8 +232,8 @@ class Channel:
         while self.has_unsent and not self._waiting_to_write:
             if not self._lock.acquire(blocking=False):
                 return  # whoever holds it looks again
-            try:
-                more = self._write()
+            try:  # closed meanwhile: its descriptor may be another socket's in a moment
+                more = not self._dropped and self._write()
             finally:
                 self._lock.release()
             if more:

@@ -117,7 +117,10 @@ class Reader:
         self._on_readable = on_readable
         self._home = Watch.of(home)
         self._watch = self._home
-        self._lock = threading.Lock()
+        # Reentrant: a finalizer that runs while this thread holds it may make a call.
+        self._lock = threading.RLock()
+        self._moving = False
+        self._wanted: list[asyncio.AbstractEventLoop | None] = []  # by such, in the midst of a move
         self._led = False
         self._parked = False
         self._closed = False
@@ -143,12 +146,21 @@ class Reader:
 
     def read_in(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Have another loop read, the one running here; None brings it back, from any thread."""
-        watch = self._home if loop is None else Watch.of(loop)
         with self._lock:
-            if not self._closed:  # else its descriptor may be another connection's by now
-                self._move(watch, loop)
+            self._wanted.append(loop)
+            if self._moving:
+                return
+            self._moving = True
+            try:
+                while self._wanted:
+                    self._move(self._wanted.pop(0))
+            finally:
+                self._moving = False
 
-    def _move(self, watch: Watch, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _move(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        if self._closed:  # its descriptor may be another connection's by now
+            return
+        watch = self._home if loop is None else Watch.of(loop)
         if watch is not self._watch:
             self._watch.remove(self._descriptor)
             self._watch = watch
@@ -192,7 +204,7 @@ class Reader:
                 return
             nested = self._led and self._at_rest and self._leader == get_ident()
             if self._led and not nested:
-                self._move(self._home, None)  # it goes on when that thread is done
+                self.read_in(None)  # it goes on when that thread is done
                 return
             self._led = True
             self._leader = get_ident()

@@ -6,6 +6,8 @@ import asyncio
 import threading
 from time import monotonic
 
+import pytest
+
 from bigmachine.rpc.timers import Timers
 
 LIMIT = 10.0
@@ -61,5 +63,48 @@ def test_cancelled_ones_do_not_pile_up() -> None:
         for _ in range(20_000):
             timers.at(monotonic() + 1000, lambda: None).cancel()
         assert len(timers._heap) < 3000
+
+    asyncio.run(main())
+
+
+def test_one_that_fails_takes_no_other_along(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        timers, end = Timers(asyncio.get_running_loop()), asyncio.Event()
+        now = monotonic()
+        timers.at(now - 2, lambda: 1 // 0)
+        timers.at(now - 1, lambda: timers.at(now, end.set))
+        async with asyncio.timeout(LIMIT):
+            await end.wait()
+
+    asyncio.run(main())
+    assert "at a deadline failed" in caplog.text
+
+
+def test_a_finalizer_may_set_one_while_another_is_set() -> None:
+    async def main() -> None:
+        timers, end = Timers(asyncio.get_running_loop()), asyncio.Event()
+
+        class Count:
+            """Numbers; taking one does what a finalizer may do at that moment."""
+
+            taken = 0
+
+            def __next__(self) -> int:
+                self.taken += 1
+                if self.taken == 1:
+                    timers.at(monotonic(), end.set)
+                return self.taken
+
+        timers._count = Count()  # type: ignore[assignment]
+
+        def use() -> None:
+            timers.at(monotonic() + LIMIT, print)
+
+        thread = threading.Thread(target=use, daemon=True)
+        thread.start()
+        async with asyncio.timeout(LIMIT):
+            await end.wait()
+        thread.join(LIMIT)
+        assert not thread.is_alive()
 
     asyncio.run(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from _thread import allocate_lock
 from collections.abc import Callable
 from typing import Any
@@ -86,3 +87,37 @@ def test_closing_wakes_the_thread_that_reads() -> None:
 
 def _never() -> bool:
     raise AssertionError("a closed connection was read")
+
+
+def test_a_call_made_by_a_finalizer_in_the_midst_of_a_move_brings_it_home(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(reader: watch.Reader, theirs: socket.socket, home: watch.Watch) -> None:
+        add = watch.Watch.add
+        disturbed: list[bool] = []
+
+        def disturb(self: watch.Watch, *args: Any, **kwargs: Any) -> None:
+            if not disturbed:
+                disturbed.append(True)
+                reader.read_in(None)  # what a call does that another thread, or nobody, awaits
+            add(self, *args, **kwargs)
+
+        def elsewhere() -> int:
+            async def move() -> int:
+                loop = asyncio.get_running_loop()
+                watch.Watch.of(loop)
+                monkeypatch.setattr(watch.Watch, "add", disturb)
+                reader.read_in(loop)
+                return readers(watch.Watch.of(loop))
+
+            return asyncio.run(move())
+
+        left: list[int] = []
+        thread = threading.Thread(target=lambda: left.append(elsewhere()), daemon=True)
+        thread.start()
+        await asyncio.to_thread(thread.join, 10)
+        assert (disturbed, left) == ([True], [0])
+        assert reader.away is None
+        assert readers(home) == 1
+
+    with_reader(test)
