@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import threading
 from _thread import allocate_lock
 from asyncio import _get_running_loop
 from collections import deque
@@ -99,7 +100,7 @@ class Channel:
         self._inbox: deque[Submission] = deque()
         self._unsent: list[bytes | memoryview] = []
         self._lock = allocate_lock()
-        self._read_lock = allocate_lock()
+        self._read_lock = threading.RLock()
         self._movable = movable and watch.available
         self.reader: watch.Reader | None = None
         self._ended: BaseException | None = None

@@ -20,10 +20,11 @@ import select
 import threading
 import time
 import weakref
-from _thread import LockType, get_ident
+from _thread import RLock, get_ident
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bigmachine.errors import UsageError
 from bigmachine.rpc.interrupts import Interrupts
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Reader:
         descriptor: The connection's.
         home: The loop that reads it by default.
         on_readable: Called by loops when there is something to read.
-        turn: The lock that whoever reads holds.
+        turn: The lock that whoever reads holds; reentrant, so that it knows its thread.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Reader:
         home: asyncio.AbstractEventLoop,
         on_readable: Callable[[], None],
         *,
-        turn: LockType,
+        turn: RLock,
     ) -> None:
         self._turn = turn
         self._descriptor = descriptor
@@ -182,7 +183,15 @@ class Reader:
             timeout: In seconds; None for no limit.
             idle: Tells whether nothing else is awaited. Then nobody reads until `read_in` says
                 who, or a thread leads again: that saves two system calls for each call.
+
+        Raises:
+            UsageError: This thread is in the midst of reading.
         """
+        if self._turn._is_owned():  # type: ignore[attr-defined]
+            raise UsageError(
+                "waiting here would never end: a finalizer or a signal handler runs in the midst "
+                "of reading what it would wait for; make the call there, but do not wait for it"
+            )
         interrupts = Interrupts()
         deferred = interrupts.begin()
         try:

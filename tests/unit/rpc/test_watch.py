@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from _thread import allocate_lock
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +23,7 @@ def with_reader(test: Callable[[watch.Reader, Any, watch.Watch], Any]) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             loop = asyncio.get_running_loop()
-            reader = watch.Reader(ours.fileno(), loop, lambda: None, turn=allocate_lock())
+            reader = watch.Reader(ours.fileno(), loop, lambda: None, turn=threading.RLock())
             await test(reader, theirs, watch.Watch.of(loop))
 
     asyncio.run(main())
