@@ -1,7 +1,8 @@
 """How long hosts elsewhere take: warm, and cold behind slow links, beside rsync of the same files.
 
-``python -m benchmarks.remote``, as root on Debian, with numpy and pandas installed: the hosts are
-those of ``tests/hosts``, namespaces on this computer with Debian's python3 alone, reached by SSH.
+``python -m benchmarks.remote``, as root on Debian, in an environment with the extra ``test``: the
+hosts are those of ``tests/hosts``, namespaces on this computer with Debian's python3 alone, reached
+by SSH.
 
 *Ready* is from `cluster.start` in a program that has imported everything until every host's machine
 has answered a call; *whole* also has the program's start and its end in it. *Warm* hosts have had
@@ -32,6 +33,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # when run by its path, that is this folder
 
 from benchmarks.report import host as host_facts  # noqa: E402
+from benchmarks.timing import warm_up_memory  # noqa: E402
 from tests.hosts import roots, tools  # noqa: E402
 from tests.hosts.drivers import Drivers, Environment, traffic  # noqa: E402
 from tests.hosts.host import LabHost  # noqa: E402
@@ -39,6 +41,8 @@ from tests.hosts.lab import Lab  # noqa: E402
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "remote.json"
 LINK_BITS: Final = 100_000_000
+WARM_UP_BYTES: Final = 4 << 30
+"""Memory that is touched before cold hosts are measured: what eight of them fill."""
 PROGRAM: Final = """
     import sys
     {imports}
@@ -137,6 +141,7 @@ class Bench:
         self.lab.network.limit_driver(LINK_BITS)
         for host in hosts:
             host.limit_bandwidth(LINK_BITS)
+        warm_up_memory(WARM_UP_BYTES)
         try:
             yield hosts
         finally:
@@ -191,7 +196,7 @@ def write(figures: Figures, facts: Mapping[str, Any], path: Path) -> None:
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description="Time hosts that are reached by SSH.")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each warm start is made")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each start is made")
     parser.add_argument("--only", choices=["warm", "cold"], help="one half of it")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -217,8 +222,7 @@ def main() -> None:
             steps += [
                 lambda: bench.rsync("rsync"),
                 lambda: bench.rsync("rsync --compress", "--compress"),
-                lambda: bench.cold(1),
-                lambda: bench.cold(8),
+                *[lambda n=n: bench.cold(n) for n in (1, 8)] * args.rounds,
                 bench.ratios,
             ]
         for step in steps:

@@ -95,16 +95,16 @@ def throughput(
     }
 
 
-def warm_up_memory() -> None:
+def warm_up_memory(size_bytes: int = WARM_UP_BYTES) -> None:
     """Have the system hold free pages that stand for real memory, for whoever needs fresh ones.
 
     The host of a virtual machine takes back what has been free there for some seconds. To get it
     again costs four times what filling it costs, and would be all that is measured.
     """
-    with mmap.mmap(-1, WARM_UP_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+    with mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         if hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)
-        for start in range(0, WARM_UP_BYTES, mmap.PAGESIZE):
+        for start in range(0, size_bytes, mmap.PAGESIZE):
             memory[start] = 1
 
 
