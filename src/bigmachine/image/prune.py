@@ -69,6 +69,7 @@ def items(store: Store) -> list[Item]:
 def prune(store: Store, limit_bytes: int) -> list[Item]:
     """Remove what was used least recently until the rest is within a limit; return what went."""
     gone: list[Item] = []
+    mark = store.begin_look()
     all_of_them = items(store)
     left = sum(item.size_bytes for item in all_of_them)
     stale = time.time() - _STALE_SECONDS
@@ -79,7 +80,7 @@ def prune(store: Store, limit_bytes: int) -> list[Item]:
             gone.append(item)
     _forget_names(store)
     if left <= limit_bytes:
-        store.note_within(limit_bytes)
+        store.note_within(limit_bytes, mark)
     return gone
 
 

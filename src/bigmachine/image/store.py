@@ -185,9 +185,18 @@ class Store:
         kept = _read(self.path(_WITHIN))
         return kept.isdecimal() and int(kept) <= limit_bytes
 
-    def note_within(self, limit_bytes: int) -> None:
-        """Note that it keeps to a limit, until something comes in."""
-        self._write(self.path(_WITHIN), str(limit_bytes).encode())
+    def begin_look(self) -> str:
+        """Begin to look at everything; return a mark that is gone when something comes in."""
+        mark = f"looked at by {secrets.token_hex(8)}"
+        with contextlib.suppress(OSError):  # on a full disk it is looked at all the more
+            self._write(self.path(_WITHIN), mark.encode())
+        return mark
+
+    def note_within(self, limit_bytes: int, mark: str) -> None:
+        """Note that it keeps to a limit, unless something has come in since the mark was made."""
+        with contextlib.suppress(OSError):
+            if _read(self.path(_WITHIN)) == mark:
+                self._write(self.path(_WITHIN), str(limit_bytes).encode())
 
     def older(self, name: str) -> list[str]:
         """Return the digests of layers of that name that are here, the newest first."""

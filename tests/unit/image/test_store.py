@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -253,6 +254,24 @@ def test_that_the_store_keeps_to_a_limit_is_known_until_something_comes(store: S
     assert [store.is_within(limit) for limit in (1 << 19, 1 << 20, 1 << 21)] == [False, True, True]
     put(store, other)
     assert not store.is_within(1 << 30)
+    mark = store.begin_look()
+    put(store, layer_of({"x": b"3" * 1000}, name="just then"))
+    store.note_within(1 << 20, mark)
+    assert not store.is_within(1 << 20), "what came meanwhile was not counted"
+
+
+def test_a_full_disk_keeps_nobody_from_making_room(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, layer_of({"x": b"1" * 1000}))
+    store.close()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Store, "_write", full)
+    assert len(prune(store, 0)) == 1
+    assert items(store) == []
 
 
 def test_what_nobody_goes_on_receiving_is_given_up(store: Store) -> None:
